@@ -1,0 +1,1 @@
+"""What a user runs: configuration, runtimes, the worker loop and thin entry points."""

@@ -1,0 +1,164 @@
+"""Workers under Ray Train, on a private local cluster or on one that is running."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.tensorflow import TensorflowTrainer
+
+from jobs.config import ConfigError, TrainingError, UnavailableError, from_dict, to_dict
+from jobs.folder import RunFolder
+from jobs.plan import make_plan
+from jobs.schema import RunConfig
+from semisup_core.data.splits import Split
+from semisup_core.errors import SemisupError
+
+_POLL_SECONDS = 0.3  # how often the driver asks for new lines
+# TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
+_WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+
+
+def run(config: RunConfig, folder: RunFolder, store: Path, split: Split, num_classes: int) -> None:
+    """Trains under Ray Train and passes the workers' lines on.
+
+    Args:
+        config: the run.
+        folder: described already, on storage that every node reads and writes.
+        store: the prepared store, likewise.
+        split: for the checks that need the data.
+        num_classes: C.
+
+    Raises:
+        ConfigError: workers that cannot exist on this cluster, or batches that they do not divide.
+        UnavailableError: the cluster does not answer.
+        TrainingError: the workers failed; the errors of the library come as they are.
+    """
+    _connect(config)
+    try:
+        cpus, gpus = _shares(config)
+        make_plan(config, split, num_classes, config.runtime.num_workers * max(gpus, 1))
+        console = _Console.remote()
+        printer = _Printer(console)
+        trainer = TensorflowTrainer(
+            _work,
+            train_loop_config={
+                "config": to_dict(config),
+                "folder": str(folder.path),
+                "store": str(store),
+                "cpus": cpus,
+                "console": console,
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=config.runtime.num_workers,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                name="ray",
+                storage_path=str(folder.path),
+                failure_config=ray.train.FailureConfig(max_failures=config.runtime.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+                worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _cause(error) from error
+        finally:
+            printer.stop()
+    finally:
+        ray.shutdown()
+
+
+def _work(job: dict[str, Any]) -> None:
+    """The train function of each worker."""
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; this project is Keras 3
+    from jobs.runtime import RayTrainRuntime
+    from jobs.worker import worker_loop
+
+    runtime = RayTrainRuntime(job["console"], job["cpus"])
+    worker_loop(from_dict(job["config"]), RunFolder(Path(job["folder"])), Path(job["store"]), runtime)
+
+
+def _connect(config: RunConfig) -> None:
+    # A submitted job finds its cluster in RAY_ADDRESS; "local" never joins a cluster that happens to be running.
+    address = config.runtime.address or os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=False,
+            logging_level="warning",
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UnavailableError(f"runtime.address={address}: no Ray cluster answers there: {error}") from error
+
+
+def _shares(config: RunConfig) -> tuple[float, int]:
+    """Cores and GPUs of one worker: what was asked for if the cluster has it, else a fair share of what it has."""
+    total = ray.cluster_resources()
+    workers, chosen = config.runtime.num_workers, config.runtime
+    cores, devices = total.get("CPU", 0.0), int(total.get("GPU", 0))
+    share = cores / workers
+    cpus = chosen.cpus_per_worker or (float(int(share)) if share >= 1 else share)
+    gpus = devices // workers if chosen.gpus_per_worker is None else chosen.gpus_per_worker
+    for key, asked, has in (("cpus_per_worker", cpus, cores), ("gpus_per_worker", gpus, devices)):
+        if asked * workers > has:
+            raise ConfigError(
+                f"runtime.{key}: {workers} workers with {asked:g} each need {asked * workers:g}, the cluster has "
+                f"{has:g}; lower runtime.num_workers or runtime.{key}"
+            )
+    return cpus, gpus
+
+
+def _cause(error: Exception) -> Exception:
+    """The error of the library or the configuration behind Ray's, else a TrainingError with Ray's words."""
+    found = [failure for failure in getattr(error, "worker_failures", {}).values()]
+    for failure in found:
+        inner: BaseException | None = getattr(failure, "_base_exc", failure)
+        while inner is not None:
+            if isinstance(inner, SemisupError | ConfigError):
+                return inner
+            inner = inner.__cause__ or getattr(inner, "cause", None)
+    return TrainingError(str(error))
+
+
+@ray.remote(num_cpus=0)
+class _Console:
+    """Passes lines from the workers to the driver, on whatever node they are."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        self._lines.append(line)
+
+    def read(self) -> list[str]:
+        lines, self._lines = self._lines, []
+        return lines
+
+
+class _Printer:
+    """Prints the console's lines in the driver's terminal until it is stopped."""
+
+    def __init__(self, console: Any) -> None:
+        self._console, self._done = console, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._done.wait(_POLL_SECONDS):
+            self._print()
+
+    def _print(self) -> None:
+        for line in ray.get(self._console.read.remote()):
+            print(line, flush=True)
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join()
+        self._print()

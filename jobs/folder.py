@@ -1,0 +1,93 @@
+"""The run folder: one layout for every way in."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jobs.config import ConfigError, identity, to_yaml
+from jobs.schema import RunConfig
+
+_PACKAGES = ("tensorflow", "keras", "ray", "numpy", "scikit-learn", "omegaconf", "wandb")
+
+
+class RunFolder:
+    """Paths of one run, and the files that describe it."""
+
+    def __init__(self, path: Path) -> None:
+        """Keeps the path; makes nothing."""
+        self.path = path
+        self.name = path.name
+        self.checkpoints = path / "checkpoints"
+        self.encoder = path / "encoder.keras"
+        self.summary = path / "summary.json"
+        self.metrics = path / "metrics.jsonl"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a finished run, or None."""
+        return json.loads(self.summary.read_text()) if self.summary.exists() else None
+
+    def move_aside(self) -> Path | None:
+        """Renames an existing folder to NAME.old-N; returns the new path, or None when there was nothing."""
+        if not self.path.exists():
+            return None
+        number = 1
+        while (aside := self.path.with_name(f"{self.name}.old-{number}")).exists():
+            number += 1
+        return self.path.rename(aside)
+
+    def describe(self, config: RunConfig, fingerprint: str, split: dict[str, Any]) -> None:
+        """Writes config.yaml, identity.json, split.json and environment.json; a resumed run keeps its first three.
+
+        Raises:
+            ConfigError: the folder holds a run of another identity; names the keys that differ.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        identity_file = self.path / "identity.json"
+        now = identity(config, fingerprint)
+        if identity_file.exists():
+            before = json.loads(identity_file.read_text())
+            differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+            if differing:
+                raise ConfigError(
+                    f"name: {self.path} holds a run that differs in {', '.join(differing)}; expected the same values "
+                    "to resume it, another name for another run, or resume=false to move it aside"
+                )
+        else:
+            write_text(self.path / "config.yaml", to_yaml(config))
+            write_text(self.path / "split.json", json.dumps(split, indent=1))
+            write_text(identity_file, json.dumps(now, indent=1))
+        write_text(self.path / "environment.json", json.dumps(_environment(), indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+    }
+
+
+def _git(*words: str) -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # a copy without git history, as on a cluster
+    return done.stdout.strip()

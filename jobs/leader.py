@@ -1,0 +1,243 @@
+"""What rank 0 does beside training: speak, evaluate, log, save, and leave the results."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from jobs import checkpoint as checkpoints
+from jobs.build import policies
+from jobs.folder import RunFolder, write_text
+from jobs.plan import Plan
+from jobs.report import described, draw_curves, draw_gallery, duration, epoch_line
+from jobs.schema import RunConfig
+from jobs.tracking import Tracker, read_rows
+from semisup_core.augmenters import augment, view_seed
+from semisup_core.data.splits import Split
+from semisup_core.data.store import Store
+from semisup_core.evaluation.evaluator import Evaluator
+from semisup_core.methods.base import Method
+from semisup_core.trainer import Trainer
+
+_HEARTBEAT_SECONDS = 20.0  # an epoch longer than this shows where it is
+_GALLERY_ROWS = 8
+
+
+@dataclass
+class Selection:
+    """The best epoch so far by the monitored validation accuracy; a tie goes to the later one."""
+
+    step: int | None = None
+    value: float = -1.0
+    epochs_since: int = 0
+
+    def consider(self, step: int, value: float) -> None:
+        """Takes note of an evaluation."""
+        self.epochs_since = 0 if value > self.value else self.epochs_since + 1
+        if value >= self.value:
+            self.step, self.value = step, value
+
+
+class Leader:
+    """Rank 0's duties in one run.
+
+    Attributes:
+        stopped: why training ends before its last step, or None.
+        last_checkpoint: the newest committed checkpoint, or None.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        store: Store,
+        split: Split,
+        plan: Plan,
+        method: Method,
+        trainer: Trainer,
+        say: Callable[[str], Any],
+        restored: checkpoints.Checkpoint | None,
+    ) -> None:
+        """Takes over from the checkpoint that training resumes from, if there is one."""
+        self._config, self._folder, self._store, self._split = config, folder, store, split
+        self._plan, self._trainer, self._say = plan, trainer, say
+        self._evaluator = Evaluator(method, store, split)
+        self._tracker = Tracker(config, folder.path, folder.name, trainer.step, say)
+        self._selection = Selection(**restored.meta["selection"]) if restored else Selection()
+        self.last_checkpoint = restored.path if restored else None
+        self.stopped: str | None = None
+        self._phases: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0}
+        self._epoch_seconds: list[float] = []
+        self._losses: list[float] = []
+        self._begun = self._spoken = time.perf_counter()
+
+    def introduce(self, replicas: int, streams: dict[str, Any], build_seconds: float) -> None:
+        """Says what is about to run, and draws the gallery."""
+        self._phases["build"] = build_seconds
+        config, plan = self._config, self._plan
+        sizes = {"unlabelled": plan.unlabelled_batch, "labelled": plan.labelled_batch}
+        batches = " + ".join(f"{sizes[pool]} {pool}" for pool in streams)
+        self._say(
+            f"{self._folder.name}: {config.method.name}, {config.encoder.name}, {config.dataset.name}; {replicas} "
+            f"replica{'s' * (replicas > 1)}, batches of {batches}, {config.trainer.epochs} epochs of "
+            f"{plan.steps_per_epoch} steps"
+        )
+        if self._trainer.step:
+            self._say(f"resuming after step {self._trainer.step} of {plan.total_steps}")
+        if "labelled" in streams and streams["labelled"].repeats:
+            self._say("some class has fewer labelled images than a batch takes of it: batches repeat images")
+        self._draw_gallery()
+        self._begun = self._spoken = time.perf_counter()
+
+    def log(self, first: int, logs: dict[str, np.ndarray]) -> None:
+        """Logs steps first+1 … and shows a sign of life in a long epoch."""
+        for i, values in enumerate(zip(*logs.values(), strict=True)):
+            row = {f"train/{name}": float(value) for name, value in zip(logs, values, strict=True)}
+            self._tracker.log(first + i + 1, row)
+        self._losses += logs["loss"].tolist()
+        now = time.perf_counter()
+        if now - self._spoken > _HEARTBEAT_SECONDS:
+            self._spoken = now
+            done = len(self._losses)
+            of_epoch = (self._trainer.step - 1) % self._plan.steps_per_epoch + 1
+            left = (now - self._begun) / done * (self._plan.total_steps - self._trainer.step)
+            self._say(
+                f"  step {of_epoch}/{self._plan.steps_per_epoch}  loss {np.mean(self._losses[-50:]):.4f}  "
+                f"left {duration(left)}"
+            )
+
+    def end_epoch(self, epoch: int, last: bool, out_of_time: bool) -> Path | None:
+        """Evaluates, logs, says one line, decides on stopping, and saves when it is time.
+
+        Args:
+            epoch: 1 for the first.
+            last: whether no step follows.
+            out_of_time: whether trainer.max_minutes is used up.
+
+        Returns:
+            The checkpoint, if one was written.
+        """
+        config, step = self._config, self._trainer.step
+        train_seconds = time.perf_counter() - self._begun
+        steps = len(self._losses)
+        images = sum(
+            size
+            for pool, size in (("unlabelled", self._plan.unlabelled_batch), ("labelled", self._plan.labelled_batch))
+            if pool in config.method.pools
+        )
+        rate = steps * images / train_seconds
+        validation = self._validate(epoch, last)
+        if validation:
+            self._selection.consider(step, validation[config.evaluation.monitor])
+        values = {f"validation/{name}": value for name, value in validation.items()}
+        self._tracker.log(step, {"epoch": epoch, **values, "images_per_second": rate, "epoch_seconds": train_seconds})
+        patience = config.trainer.early_stop
+        if patience and self._selection.epochs_since >= patience * config.evaluation.every:
+            self.stopped = f"no better validation {config.evaluation.monitor} for {patience} evaluations"
+        elif out_of_time and not last:
+            self.stopped = f"trainer.max_minutes={config.trainer.max_minutes} used up"
+        due = epoch % config.checkpoint.every == 0 or self._selection.step == step
+        saved = self._save(epoch) if due or last or self.stopped else None
+        self._phases["train"] += train_seconds
+        seconds = time.perf_counter() - self._begun
+        self._epoch_seconds.append(seconds)
+        left = median(self._epoch_seconds[-5:]) * (config.trainer.epochs - epoch)
+        shown = {config.evaluation.monitor: validation[config.evaluation.monitor]} if validation else {}
+        self._say(epoch_line(epoch, config.trainer.epochs, float(np.mean(self._losses)), rate, shown, seconds, left))
+        if self.stopped:
+            self._say(f"stopping: {self.stopped}")
+        self._losses, self._begun = [], time.perf_counter()
+        self._spoken = self._begun
+        return saved
+
+    def _validate(self, epoch: int, last: bool) -> dict[str, float]:
+        if not len(self._split.validation) or (epoch % self._config.evaluation.every and not last):
+            return {}
+        begun = time.perf_counter()
+        measured = self._evaluator.measure("validation", self._config.evaluation.protocols)
+        self._phases["validate"] += time.perf_counter() - begun
+        return {result.protocol: result.accuracy for result in measured}
+
+    def _save(self, epoch: int) -> Path:
+        """Commits a checkpoint, then the log rows up to its step, then deletes what is no longer needed."""
+        begun = time.perf_counter()
+        meta = {
+            "step": self._trainer.step,
+            "epoch": epoch,
+            "seed": self._config.seed,
+            "selection": asdict(self._selection),
+        }
+        saved = checkpoints.save(self._folder.checkpoints, self._trainer.state(), meta)
+        self._tracker.commit()
+        checkpoints.prune(self._folder.checkpoints, self._config.checkpoint.keep, self._selection.step)
+        self.last_checkpoint = saved.path
+        self._phases["checkpoint"] += time.perf_counter() - begun
+        return saved.path
+
+    def finish(self) -> None:
+        """Loads the selected weights, measures them on test, once, and writes the results."""
+        begun = time.perf_counter()
+        final_step, selected = self._trainer.step, self._select()
+        protocols = self._config.evaluation.protocols
+        has_test = len(self._split.test) > 0
+        test = self._evaluator.measure("test", protocols) if has_test else []
+        pixels = self._evaluator.measure_pixels("test", protocols) if has_test else []
+        self._evaluator.encoder.save(self._folder.encoder)
+        rows = read_rows(self._folder.metrics)
+        draw_curves(rows, self._folder.path / "curves.png")
+        self._phases["finish"] = time.perf_counter() - begun
+        epoch = -(-self._trainer.step // self._plan.steps_per_epoch)
+        summary = {
+            "run": self._folder.name,
+            "folder": str(self._folder.path),
+            "complete": final_step >= self._plan.total_steps or bool(self._config.trainer.early_stop and self.stopped),
+            "stopped": self.stopped,
+            "steps": final_step,
+            "epoch": epoch,
+            "selected": selected,
+            "counts": {
+                pool: len(getattr(self._split, pool)) for pool in ("labelled", "unlabelled", "validation", "test")
+            },
+            "test": {result.protocol: result._asdict() for result in test},
+            "pixels": {result.protocol: result._asdict() for result in pixels},
+            "protocols": described(list(protocols)),
+            "images_per_second": median(row["images_per_second"] for row in rows if "images_per_second" in row),
+            "phases_seconds": {name: round(seconds, 2) for name, seconds in self._phases.items()},
+            "plan": asdict(self._plan),
+        }
+        write_text(self._folder.summary, json.dumps(summary, indent=1))
+        self._tracker.close({f"test/{name}": row["accuracy"] for name, row in summary["test"].items()})
+
+    def _select(self) -> str:
+        """Puts the best weights by validation in place; without validation the last ones stay."""
+        best = self._selection
+        if best.step is None or best.step == self._trainer.step:
+            return (
+                "last epoch"
+                if best.step is None
+                else f"best validation, {self._config.evaluation.monitor} {best.value:.3f}"
+            )
+        kept = checkpoints.open_step(self._folder.checkpoints, best.step)
+        if kept is None:
+            self._say(f"the checkpoint of step {best.step}, best on validation, is not usable; taking the last epoch")
+            return "last epoch"
+        self._trainer.load_state(kept.state(), kept.step)
+        return f"best validation, {self._config.evaluation.monitor} {best.value:.3f}"
+
+    def _draw_gallery(self) -> None:
+        """Original, weak, strong, strong of the first labelled images, as step 0 would draw them."""
+        images = tf.constant(self._store.read(self._split.labelled[:_GALLERY_ROWS]))
+        drawn = policies(self._config)
+        columns = [np.asarray(images)]
+        for copy, name in enumerate(("weak", "strong", "strong")):
+            seed = view_seed(self._config.seed, tf.constant(0, tf.int64), 0, copy)
+            positions = tf.range(len(images))
+            size = self._config.dataset.image_size
+            columns.append(augment(images, drawn[name], seed, positions, len(images), size).numpy())
+        draw_gallery(columns, self._folder.path / "gallery.png")

@@ -1,0 +1,86 @@
+"""What the worker loop needs of its surroundings; the only place that knows whether Ray is there."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Runtime(Protocol):
+    """One worker's surroundings.
+
+    Attributes:
+        rank: 0 … world_size-1; rank 0 evaluates, writes and speaks.
+        world_size: number of worker processes.
+        cpus: cores this worker may use, or None for all of the machine.
+    """
+
+    rank: int
+    world_size: int
+    cpus: float | None
+
+    def say(self, line: str) -> None:
+        """Shows a line to the user."""
+
+    def agree(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; all ranks must call it equally often."""
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        """Tells the surroundings where the run is; all ranks must call it equally often."""
+
+
+class LocalRuntime:
+    """This process alone."""
+
+    rank, world_size, cpus = 0, 1, None
+
+    def say(self, line: str) -> None:
+        """Prints the line."""
+        print(line, flush=True)
+
+    def agree(self, value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        """Nothing to tell."""
+
+
+class RayTrainRuntime:
+    """A worker of a Ray Train group."""
+
+    def __init__(self, console: Any, cpus: float) -> None:
+        """Reads the place of this worker in its group.
+
+        Args:
+            console: handle of the actor that passes lines to the driver.
+            cpus: cores of this worker.
+        """
+        import ray.train
+
+        context = ray.train.get_context()
+        self.rank, self.world_size, self.cpus = context.get_world_rank(), context.get_world_size(), cpus
+        self._console = console
+
+    def say(self, line: str) -> None:
+        """Sends the line to the driver's terminal."""
+        self._console.write.remote(line)
+
+    def agree(self, value: Any) -> Any:
+        """Broadcasts rank 0's value through Ray."""
+        if self.world_size == 1:
+            return value
+        from ray.train.collective import broadcast_from_rank_zero
+
+        return broadcast_from_rank_zero(value)
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        """Reports to Ray; the checkpoint goes as a reference, the files stay in the run folder."""
+        import ray.train
+
+        if checkpoint is None:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "reference.json").write_text(json.dumps({"checkpoint": str(checkpoint)}))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -1,0 +1,152 @@
+"""The schema of a run: one frozen dataclass per section, each field with its default and its range."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from semisup_core.policy import Policy
+from semisup_core.settings import check_settings, setting
+
+PROTOCOLS = ("knn20", "knn200", "linear", "classifier")
+SOURCES = ("digits", "folder")
+
+
+class _Checked:
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class Groups(_Checked):
+    """Which file of each group is used."""
+
+    method: str = "suncet"
+    dataset: str = "digits"
+    encoder: str = "conv"
+    augmentation: str = "natural"
+    runtime: str = "ray"
+    tracking: str = "none"
+
+
+@dataclass(frozen=True)
+class DatasetConfig(_Checked):
+    """What data, and how many of its labels are used."""
+
+    name: str = setting("digits", one_of=SOURCES)
+    path: str | None = None
+    image_size: int = setting(96, at_least=4, at_most=2048)
+    labels_per_class: int | None = setting(None, at_least=1)
+    label_fraction: float | None = setting(None, above=0.0, at_most=1.0)
+    validation_per_class: int = setting(0, at_least=0)
+    test_fraction: float = setting(0.2, at_least=0.0, below=1.0)
+    split_seed: int | None = setting(None, at_least=0)
+    balanced: bool = True
+    classes_per_batch: int | None = setting(None, at_least=2)
+    corrupt_quota: float = setting(0.01, at_least=0.0, at_most=1.0)
+
+
+@dataclass(frozen=True)
+class AugmentationConfig(_Checked):
+    """The two view policies, and one number that scales the strong one."""
+
+    strength: float = setting(1.0, at_least=0.0, at_most=4.0)
+    strong: Policy = field(default_factory=Policy)
+    weak: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True)
+class TrainerConfig(_Checked):
+    """The loop. Batch sizes are global, over all replicas; None derives one from the data (see `jobs.plan`)."""
+
+    epochs: int = setting(100, at_least=1)
+    steps_per_epoch: int | None = setting(None, at_least=1)
+    max_minutes: float | None = setting(None, above=0.0)
+    unlabelled_batch: int | None = setting(None, at_least=1)
+    labelled_batch: int | None = setting(None, at_least=1)
+    precision: str = setting("float32", one_of=("float32", "mixed_bfloat16", "float64"))
+    steps_per_call: int = setting(8, at_least=1)
+    early_stop: int | None = setting(None, at_least=1)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(_Checked):
+    """The optimiser and its schedule; `clip` is the global norm of the gradient over all replicas."""
+
+    name: str = setting("adamw", one_of=("adam", "adamw", "sgd"))
+    learning_rate: float = setting(1e-3, above=0.0)
+    weight_decay: float = setting(0.0, at_least=0.0)
+    momentum: float = setting(0.9, at_least=0.0, below=1.0)
+    clip: float | None = setting(None, above=0.0)
+    schedule: str = setting("cosine", one_of=("constant", "cosine"))
+    warmup_epochs: float = setting(0.0, at_least=0.0)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(_Checked):
+    """What is measured: `every` epochs on validation, all `protocols` on test once at the end."""
+
+    protocols: tuple[str, ...] = setting(("knn20", "knn200", "linear"), one_of=PROTOCOLS)
+    every: int = setting(1, at_least=1)
+    monitor: str = setting("linear", one_of=PROTOCOLS)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig(_Checked):
+    """A checkpoint every so many epochs; the newest `keep` and the best by validation stay."""
+
+    every: int = setting(1, at_least=1)
+    keep: int = setting(2, at_least=1)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig(_Checked):
+    """Where the workers run; None derives a fair share of what the cluster has."""
+
+    name: str = setting("ray", one_of=("local", "ray"))
+    num_workers: int = setting(1, at_least=1)
+    cpus_per_worker: float | None = setting(None, above=0.0)
+    gpus_per_worker: int | None = setting(None, at_least=0)
+    max_failures: int = setting(3, at_least=-1)
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class TrackingConfig(_Checked):
+    """Where metrics go besides the run folder."""
+
+    name: str = setting("none", one_of=("none", "wandb"))
+    project: str = "semisup"
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    mode: str = setting("online", one_of=("online", "offline"))
+
+
+@dataclass(frozen=True)
+class DebugConfig(_Checked):
+    """Aids that must not change results: run eagerly, stop after so many steps, split the CPU into replicas."""
+
+    eager: bool = False
+    steps: int | None = setting(None, at_least=1)
+    logical_devices: int = setting(1, at_least=1, at_most=16)
+
+
+@dataclass(frozen=True)
+class RunConfig(_Checked):
+    """Everything one run depends on; `method` and `encoder` are the settings class of the chosen entry."""
+
+    groups: Groups
+    name: str | None
+    storage: str
+    seed: int
+    resume: bool
+    dataset: DatasetConfig
+    encoder: Any
+    augmentation: AugmentationConfig
+    method: Any
+    trainer: TrainerConfig
+    optimizer: OptimizerConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    runtime: RuntimeConfig
+    tracking: TrackingConfig
+    debug: DebugConfig

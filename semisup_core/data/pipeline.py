@@ -1,0 +1,87 @@
+"""From index streams to batches on the replicas, as a tf.data pipeline.
+
+Each element is the share of one replica of this process at one step; elements come step by step, replica by replica,
+which is the order in which `strategy.distribute_datasets_from_function` hands them out.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from semisup_core.data.store import Store
+
+Stream = Callable[[int], np.ndarray]
+
+_READERS = 2  # batches gathered at once; a gather is a memory copy, more threads only compete with the step
+_AHEAD = 4  # elements ready before they are asked for
+
+
+def batches(
+    store: Store,
+    streams: dict[str, Stream],
+    *,
+    first_step: int,
+    replicas: int,
+    local_replicas: int,
+    first_replica: int,
+    ahead: int = _AHEAD,
+) -> tf.data.Dataset:
+    """The shares of this process's replicas, endlessly from one step on.
+
+    Args:
+        store: where the rows are.
+        streams: pool name ("unlabelled", "labelled") -> step -> row ids of the global batch; R must divide them.
+        first_step: where to begin.
+        replicas: R, in all processes.
+        local_replicas: replicas of this process.
+        first_replica: global index of this process's first replica.
+        ahead: elements to prepare in advance.
+
+    Returns:
+        A dataset of dicts: "step" () int64, "labels" (s,) int32 where there is a labelled stream, and for each pool
+        its images (b, H, W, 3) uint8 under its name and row ids (b,) int64 under "NAME_rows".
+    """
+    sizes = {pool: len(stream(first_step)) // replicas for pool, stream in streams.items()}
+
+    def read(element: int) -> list[np.ndarray]:
+        step = first_step + int(element) // local_replicas
+        replica = first_replica + int(element) % local_replicas
+        parts: list[np.ndarray] = [np.int64(step)]
+        for pool, stream in streams.items():
+            rows = stream(step)[replica * sizes[pool] : (replica + 1) * sizes[pool]]
+            parts += [store.read(rows), rows.astype(np.int64)]
+            if pool == "labelled":
+                parts.append(store.labels[rows].astype(np.int32))
+        return parts
+
+    names, types, shapes = _signature(store, sizes)
+
+    def load(element: Any) -> dict[str, Any]:
+        values = tf.numpy_function(read, [element], types)
+        for value, shape in zip(values, shapes, strict=True):
+            value.set_shape(shape)
+        return dict(zip(names, values, strict=True))
+
+    elements = tf.data.Dataset.counter()  # endless: a finite one costs an all-reduce a step to agree on its end
+    return elements.map(load, num_parallel_calls=_READERS, deterministic=True).prefetch(ahead).with_options(_options())
+
+
+def _signature(store: Store, sizes: dict[str, int]) -> tuple[list[str], list[Any], list[tuple[int, ...]]]:
+    fields: list[tuple[str, Any, tuple[int, ...]]] = [("step", tf.int64, ())]
+    for pool, size in sizes.items():
+        fields += [(pool, tf.uint8, (size, *store.image_shape)), (f"{pool}_rows", tf.int64, (size,))]
+        if pool == "labelled":
+            fields.append(("labels", tf.int32, (size,)))
+    names, types, shapes = zip(*fields, strict=True)
+    return list(names), list(types), list(shapes)
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    # The autotuner can hold up the end of a pipeline for tens of seconds (TensorFlow 2.21).
+    options.autotune.enabled = False
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.threading.private_threadpool_size = _READERS
+    return options

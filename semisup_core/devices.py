@@ -1,0 +1,61 @@
+"""Devices, precision and threads of one process; called once, before anything else touches TensorFlow."""
+
+import math
+import os
+
+import keras
+import tensorflow as tf
+
+# How long a collective waits for the other processes before it fails instead of hanging for ever.
+_COLLECTIVE_TIMEOUT_SECONDS = 600
+
+
+def set_precision(precision: str) -> None:
+    """Sets the precision of all layers built from now on.
+
+    Args:
+        precision: "float32", "mixed_bfloat16" (bfloat16 arithmetic, float32 variables and losses) or "float64".
+    """
+    keras.config.set_floatx("float64" if precision == "float64" else "float32")
+    keras.config.set_dtype_policy(precision)
+
+
+def set_threads(cpus: float | None) -> None:
+    """Limits TensorFlow's threads to a share of the cores; has no effect once TensorFlow has started."""
+    if cpus and tf.config.threading.get_intra_op_parallelism_threads() == 0:
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(max(1, math.ceil(cpus)))
+        except RuntimeError:  # already started: a reused process keeps the threads it has
+            return
+
+
+def make_strategy(world_size: int = 1, logical_devices: int = 1) -> tf.distribute.Strategy:
+    """The strategy of this process: mirrored over its devices, multi-worker when there are several processes.
+
+    Args:
+        world_size: processes in all; beyond 1, TF_CONFIG must describe them.
+        logical_devices: parts into which the CPU is split when there is no GPU.
+
+    Raises:
+        ValueError: the CPU is already split into fewer parts.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if world_size > 1:
+        options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=_COLLECTIVE_TIMEOUT_SECONDS)
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    os.environ.pop("TF_CONFIG", None)
+    if gpus:
+        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(len(gpus))])
+    _split_cpu(logical_devices)
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(logical_devices)])
+
+
+def _split_cpu(parts: int) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if parts > 1 and tf.config.get_logical_device_configuration(cpu) is None:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * parts)
+    found = len(tf.config.list_logical_devices("CPU"))
+    if found < parts:
+        raise ValueError(f"expected {parts} logical CPU devices, this process already started with {found}")

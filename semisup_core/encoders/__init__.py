@@ -1,0 +1,37 @@
+"""The encoders by name: images in 0-255 to features (N, D). Imports no keras (see `methods`)."""
+
+from dataclasses import dataclass
+
+from semisup_core.settings import check_settings, setting
+
+
+@dataclass(frozen=True)
+class ConvParams:
+    """Settings of `conv`: channels and output features `width`, how the last map becomes a vector (`pool`)."""
+
+    name: str = "conv"
+    width: int = setting(128, at_least=1)
+    pool: str = setting("flatten", one_of=("flatten", "average"))
+    batch_norm: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class Resnet18Params:
+    """Settings of `resnet18`: `width` channels in the first stage, 8 times as many features out."""
+
+    name: str = "resnet18"
+    width: int = setting(64, at_least=1)
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_settings(self)
+
+
+ENCODERS: dict[str, tuple[type, str]] = {
+    "conv": (ConvParams, "semisup_core.encoders.conv:conv"),
+    "resnet18": (Resnet18Params, "semisup_core.encoders.resnet:resnet18"),
+}

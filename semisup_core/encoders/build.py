@@ -1,0 +1,51 @@
+"""Building an encoder by name, and the copy of it that a user keeps."""
+
+import importlib
+from typing import Any
+
+import keras
+
+from semisup_core.encoders import ENCODERS
+
+
+def build_encoder(params: Any, image_size: int) -> keras.Model:
+    """The encoder that a settings object of `ENCODERS` names.
+
+    Args:
+        params: an instance of the first member of an ENCODERS entry.
+        image_size: side of the images in pixels.
+
+    Returns:
+        A model (N, H, W, 3) pixels in 0-255 -> (N, D), its variables created in the current strategy scope.
+
+    Raises:
+        ValueError: the encoder cannot take images of this size.
+    """
+    module, _, name = ENCODERS[params.name][1].partition(":")
+    return getattr(importlib.import_module(module), name)(params, image_size)
+
+
+def exported(model: keras.Model) -> keras.Model:
+    """A copy with the same weights that any Keras loads and runs: BatchNorm unsynchronised, float32 throughout."""
+    copy = keras.Model.from_config(_plain(model.get_config()))
+    copy_weights(model, copy)
+    return copy
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copies the weights of a model into one of the same structure, whatever strategy or precision each is in."""
+    target.set_weights([keras.ops.convert_to_numpy(weight) for weight in source.weights])
+
+
+def _plain(node: Any) -> Any:
+    """The model's config without what belongs to training: synchronisation and the precision policy."""
+    if isinstance(node, list | tuple):
+        return type(node)(_plain(item) for item in node)
+    if not isinstance(node, dict):
+        return node
+    plain = {key: _plain(value) for key, value in node.items()}
+    if "synchronized" in plain:
+        plain["synchronized"] = False
+    if isinstance(plain.get("dtype"), dict):  # a serialised DTypePolicy
+        plain["dtype"] = "float32"
+    return plain

@@ -1,0 +1,1 @@
+"""Measuring an encoder: embeddings and named protocols."""

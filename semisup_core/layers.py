@@ -1,0 +1,13 @@
+"""Layers that encoders and heads share."""
+
+import keras
+
+
+def batch_norm(name: str) -> keras.layers.BatchNormalization:
+    """BatchNorm over the rows of all replicas, in at least float32.
+
+    Keras 3.15 sums the synchronised moments in the layer's own precision; in bfloat16 a sum over a batch loses most of
+    its digits, and TensorFlow has no bfloat16 all-reduce on a CPU.
+    """
+    half = keras.config.dtype_policy().compute_dtype in ("float16", "bfloat16")
+    return keras.layers.BatchNormalization(synchronized=True, name=name, dtype="float32" if half else None)

@@ -1,0 +1,102 @@
+"""Similarities and the distributions made of them: pure functions of tensors, at least float32.
+
+B, S, D, C as in `methods.base`: rows, support rows, feature width, classes.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+# Added under a root, so that a zero vector has a finite gradient; far below float32's resolution of 1e-7 around 1.
+TINY = 1e-12
+# Stands for minus infinity in a masked softmax: finite, so that 0 * MASKED never makes a NaN in a gradient.
+MASKED = -1e9
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    half = keras.backend.standardize_dtype(values.dtype) in ("float16", "bfloat16")
+    return ops.cast(values, "float32") if half else values
+
+
+def normalize(features: Tensor) -> Tensor:
+    """Rows scaled to unit length.
+
+    Args:
+        features: (N, D).
+
+    Returns:
+        (N, D), at least float32.
+    """
+    features = at_least_float32(features)
+    return features * ops.rsqrt(ops.sum(ops.square(features), axis=-1, keepdims=True) + TINY)
+
+
+def cosine_similarities(features: Tensor, references: Tensor) -> Tensor:
+    """Cosine of every pair.
+
+    Args:
+        features: (N, D), any length.
+        references: (M, D), any length.
+
+    Returns:
+        (N, M) in [-1, 1].
+    """
+    return ops.matmul(normalize(features), ops.transpose(normalize(references)))
+
+
+def info_nce(features: Tensor, references: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    """Per-row InfoNCE: softmax cross-entropy of picking the positive among all references.
+
+    Args:
+        features: (N, D), the anchors.
+        references: (M, D), what they are compared with; the positive is among them.
+        positives: (N,) int, the index in `references` of each anchor's positive.
+        temperature: divides the cosine similarities.
+
+    Returns:
+        (N,) losses.
+
+    Reference: van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018, eq. 4.
+    """
+    logits = cosine_similarities(features, references) / temperature
+    return keras.losses.sparse_categorical_crossentropy(positives, logits, from_logits=True)
+
+
+def neighbour_cross_entropy(
+    features: Tensor,
+    labels: Tensor,
+    references: Tensor,
+    reference_labels: Tensor,
+    itself: Tensor,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """Per-row cross-entropy of a soft nearest-neighbour classifier that leaves the row itself out.
+
+    A row's class probabilities are the softmax of its similarities to the other labelled rows, summed by class;
+    the loss is minus the logarithm of its own class's share.
+
+    Args:
+        features: (N, D), the anchors.
+        labels: (N,) int.
+        references: (M, D), all labelled rows, the anchors among them.
+        reference_labels: (M,) int.
+        itself: (N,) int, the index in `references` of each anchor, which is left out.
+        temperature: divides the cosine similarities.
+
+    Returns:
+        (N,) losses and (N,) bool, False where no other reference has the row's label (its loss is 0).
+
+    Reference: Assran et al., "Supervision Accelerates Pre-training in Contrastive Semi-Supervised Learning of
+        Visual Representations", 2020, eq. 2.
+    """
+    logits = cosine_similarities(features, references) / temperature
+    other = ops.arange(ops.shape(references)[0], dtype="int32")[None, :] != itself[:, None]
+    same = ops.logical_and(other, labels[:, None] == reference_labels[None, :])
+    has_positive = ops.any(same, axis=1)
+    among_same = ops.logsumexp(ops.where(same, logits, MASKED), axis=1)
+    among_all = ops.logsumexp(ops.where(other, logits, MASKED), axis=1)
+    return ops.where(has_positive, among_all - among_same, 0.0), has_positive

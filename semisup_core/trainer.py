@@ -1,0 +1,163 @@
+"""The loop: augment, loss, gradient, update, after_update, compiled over several steps at a time."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from semisup_core.augmenters import augment, view_seed
+from semisup_core.errors import NumericalError
+from semisup_core.methods.base import Batch, Method, Progress
+from semisup_core.optimizers import GroupOptimizer
+from semisup_core.policy import Policy
+from semisup_core.replica import Replica
+
+Tensor = Any
+
+
+class Trainer:
+    """Trains a method under a strategy and counts its steps exactly.
+
+    Attributes:
+        step: optimiser steps done.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        optimizer: GroupOptimizer,
+        strategy: tf.distribute.Strategy,
+        *,
+        policies: dict[str, Policy],
+        image_size: int,
+        seed: int,
+        total_steps: int,
+        clip: float | None = None,
+        eager: bool = False,
+    ) -> None:
+        """Compiles nothing yet; the first `run` does.
+
+        Args:
+            method: built in the strategy's scope.
+            optimizer: built in the strategy's scope over the method's variables.
+            strategy: where it runs.
+            policies: "strong", "weak" and "none" view policies.
+            image_size: side of a view in pixels unless the view says otherwise.
+            seed: of the augmentation.
+            total_steps: steps of the whole run, the end of every schedule.
+            clip: largest global norm of the gradient, or None.
+            eager: run without compilation, for debugging.
+        """
+        self.step = 0
+        self._method, self._optimizer, self._strategy = method, optimizer, strategy
+        self._policies, self._image_size, self._seed = policies, image_size, seed
+        self._total_steps, self._clip, self._replica = total_steps, clip, Replica()
+        self._names: list[str] = []
+        self._run_steps = self._loop if eager else tf.function(self._loop, reduce_retracing=True)
+        self._eager = eager
+
+    def run(self, iterator: Any, steps: int) -> dict[str, np.ndarray]:
+        """Takes steps.
+
+        Args:
+            iterator: yields the batches of `data.pipeline`, the next one that of `self.step`.
+            steps: how many.
+
+        Returns:
+            "loss" and the method's metrics, each (steps,), means over replicas.
+
+        Raises:
+            NumericalError: a loss is not finite; names the step.
+        """
+        rows = self._run_steps(iterator, steps if self._eager else tf.constant(steps)).numpy()
+        logs = {name: rows[:, i] for i, name in enumerate(self._names)}
+        bad = np.flatnonzero(~np.isfinite(logs["loss"]))
+        if len(bad):
+            raise NumericalError(f"the loss of step {self.step + int(bad[0]) + 1} is {logs['loss'][bad[0]]}")
+        self.step += steps
+        return logs
+
+    def _loop(self, iterator: Any, steps: Any) -> Tensor:
+        """The logged values of each step, (steps, 1 + metrics)."""
+        rows = tf.TensorArray(keras.config.floatx(), size=0, dynamic_size=True)
+        step = tf.autograph.experimental.do_not_convert(self._train_step)  # only this loop needs conversion
+        for i in tf.range(steps):
+            values = self._strategy.run(step, args=(next(iterator),))
+            rows = rows.write(i, self._strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
+        return rows.stack()
+
+    def _train_step(self, elements: dict[str, Tensor]) -> Tensor:
+        step = elements["step"]
+        progress = Progress(step, tf.cast(step, tf.float32) / self._total_steps)
+        batch = self._augmented(elements)
+        with tf.GradientTape() as tape:
+            loss, metrics, carry = self._method.loss(batch, progress, self._replica)
+            scaled = self._replica.scale(loss)
+        gradients = tape.gradient(scaled, [variable.value for variable in self._optimizer.variables])
+        self._optimizer.apply(self._clipped(gradients))
+        self._method.after_update(carry, progress, self._replica)
+        logged = {"loss": loss, **metrics}
+        self._names = list(logged)
+        return tf.stack([tf.cast(value, keras.config.floatx()) for value in logged.values()])
+
+    def _augmented(self, elements: dict[str, Tensor]) -> Batch:
+        images = {}
+        for i, view in enumerate(self._method.views):
+            pixels = elements[view.pool]
+            count = pixels.shape[0] * self._replica.count
+            images[view.name] = tuple(
+                tf.cast(
+                    augment(
+                        pixels,
+                        self._policies[view.policy],
+                        view_seed(self._seed, elements["step"], i, copy),
+                        self._replica.positions(pixels.shape[0]),
+                        count,
+                        view.size or self._image_size,
+                    ),
+                    keras.config.floatx(),
+                )
+                for copy in range(view.count)
+            )
+        rows = {key.removesuffix("_rows"): value for key, value in elements.items() if key.endswith("_rows")}
+        return Batch(images, elements.get("labels"), rows)
+
+    def _clipped(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Clips the gradient of the global batch; the optimiser then sums R equal parts of it."""
+        if self._clip is None:
+            return gradients
+        total = [self._replica.sum(gradient) for gradient in gradients]
+        clipped, _ = tf.clip_by_global_norm(total, self._clip)
+        return [self._replica.scale(gradient) for gradient in clipped]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that training changes, as arrays by name: `MODULE/INDEX/NAME`."""
+        return {name: keras.ops.convert_to_numpy(variable) for name, variable in self._variables().items()}
+
+    def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
+        """Takes over what `state` returned at `step`.
+
+        Raises:
+            ValueError: names or shapes differ from this trainer's, which are listed.
+        """
+        variables = self._variables()
+        wrong = sorted(set(state) ^ set(variables)) or [
+            f"{name} {state[name].shape} instead of {tuple(variable.shape)}"
+            for name, variable in variables.items()
+            if state[name].shape != tuple(variable.shape)
+        ]
+        if wrong:
+            raise ValueError(f"the checkpoint does not fit this model; they differ in: {', '.join(wrong[:5])}")
+        for name, variable in variables.items():
+            variable.assign(state[name])
+        self.step = step
+
+    def _variables(self) -> dict[str, Any]:
+        modules = dict(self._method.modules)
+        modules |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(self._optimizer.optimizers)}
+        return {
+            f"{name}/{i:03d}/{variable.name}": variable
+            for name, module in modules.items()
+            for i, variable in enumerate(module.variables)
+        }

@@ -1,0 +1,360 @@
+import dataclasses
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semisup_core.data import sources
+from semisup_core.data.sources import SOURCES, decode, digits, folder, prepare
+from semisup_core.data.store import Origin
+from semisup_core.errors import CorruptImage, DataError
+
+
+def picture(height=20, width=30, seed=0):
+    """A smooth picture, so that lossy formats keep it nearly."""
+    small = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def save(image, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def make_folder(root, **classes):
+    """Writes n pictures for each train/CLASS=n; `_` in a keyword stands for `/`."""
+    for number, (name, count) in enumerate(classes.items()):
+        place = root / name.replace("_", "/")
+        place.mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            save(picture(seed=100 * number + index), place / f"{index}.png")
+    return root
+
+
+def prepare_folder(path, stores, **options):
+    return prepare("folder", path=path, image_size=8, stores=stores, progress=False, **options)
+
+
+def close(a, b, tolerance):
+    return np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= tolerance
+
+
+class TestDigits:
+    def test_rows(self):
+        source = digits()
+        assert len(source) == 1797 and source.image_shape == (32, 32, 3)
+        assert source.class_names == tuple("0123456789")
+        image = source.load(3)
+        assert image.shape == (32, 32, 3) and image.dtype == np.uint8
+        assert (image == image[..., :1]).all() and image.max() > 240 and image.min() == 0
+
+    def test_original_size_keeps_the_original_values(self):
+        from sklearn.datasets import load_digits
+
+        assert close(digits(8).load(5)[..., 0], np.rint(load_digits().images[5] * 255 / 16), 0)
+
+    def test_test_rows_are_fixed_and_stratified(self):
+        source = digits(8)
+        test = source.origins == Origin.TEST
+        assert test.sum() == 400 and (source.origins[~test] == Origin.TRAIN).all()
+        share = np.bincount(source.labels[test]) / np.bincount(source.labels)
+        assert abs(share - 400 / 1797).max() < 1 / 170
+        # Results of different versions are comparable only while these rows stay the same.
+        assert np.flatnonzero(test)[:8].tolist() == [11, 13, 19, 28, 31, 36, 38, 39]
+        assert np.flatnonzero(test).sum() == 357251
+
+    def test_has_no_path(self):
+        with pytest.raises(DataError, match="takes no path"):
+            digits(path="/data")
+
+
+class TestDecode:
+    @pytest.mark.parametrize(
+        ("name", "mode"),
+        [
+            ("a.png", "RGB"),
+            ("a.png", "RGBA"),
+            ("a.png", "P"),
+            ("a.bmp", "RGB"),
+            ("a.gif", "P"),
+            ("a.webp", "RGB"),
+            ("a.webp", "RGBA"),
+            ("a.jpg", "RGB"),
+            ("a.jpeg", "CMYK"),
+            ("A.JPG", "RGB"),
+        ],
+    )
+    def test_formats(self, tmp_path, name, mode):
+        original = picture(48, 48).convert(mode)
+        jpeg = "j" in name.lower()
+        options = {"quality": 95, "subsampling": 0} if jpeg else {"lossless": True} if "webp" in name else {}
+        found = decode(save(original, tmp_path / name, **options), 48)
+        assert found.shape == (48, 48, 3) and found.dtype == np.uint8
+        assert close(found, original.convert("RGB"), 8 if jpeg else 0)
+
+    @pytest.mark.parametrize("mode", ["L", "1", "LA"])
+    def test_gray(self, tmp_path, mode):
+        gray = picture(16, 16).convert("L").convert(mode)
+        found = decode(save(gray, tmp_path / "a.png"), 16)
+        assert close(found, np.asarray(gray.convert("L"))[..., None], 0)
+
+    def test_sixteen_bits_are_scaled_not_clipped(self, tmp_path):
+        values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+        found = decode(save(Image.fromarray(values), tmp_path / "a.png"), 16)
+        assert close(found[..., 0].ravel(), np.arange(256), 0)
+
+    def test_transparent_is_white(self, tmp_path):
+        image = Image.new("RGBA", (8, 8), (255, 0, 0, 255))
+        image.paste((0, 0, 0, 0), (0, 0, 4, 8))
+        found = decode(save(image, tmp_path / "a.png"), 8)
+        assert (found[:, :4] == 255).all() and (found[:, 4:] == [255, 0, 0]).all()
+
+    def test_transparent_palette_entry_is_white(self, tmp_path):
+        image = Image.new("P", (8, 8), 1)
+        image.putpalette([9, 9, 9, 0, 0, 255])
+        image.paste(0, (0, 0, 4, 8))
+        found = decode(save(image, tmp_path / "a.png", transparency=0), 8)
+        assert (found[:, :4] == 255).all() and (found[:, 4:] == [0, 0, 255]).all()
+
+    def test_first_frame(self, tmp_path):
+        frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+        found = decode(save(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:]), 8)
+        assert (found == [255, 0, 0]).all()
+
+    @pytest.mark.parametrize("tag", range(1, 9))
+    @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+    def test_orientation(self, tmp_path, tag, name):
+        from PIL import ImageOps
+
+        exif = Image.Exif()
+        exif[0x0112] = tag
+        path = save(picture(32, 48), tmp_path / name, exif=exif)
+        with Image.open(path) as stored:
+            upright = ImageOps.exif_transpose(stored)
+        expected = ImageOps.fit(upright, (32, 32), Image.Resampling.BICUBIC)
+        assert close(decode(path, 32), expected, 1)
+
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+    def test_damaged_exif_keeps_the_image(self, tmp_path):
+        path = save(picture(16, 16), tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff broken")
+        assert decode(path, 16).shape == (16, 16, 3)
+
+    def test_shorter_side_and_centre(self, tmp_path):
+        image = Image.new("RGB", (40, 20), "red")
+        image.paste((0, 0, 255), (10, 0, 30, 20))
+        # The outermost columns blend with the red beside the square.
+        assert (decode(save(image, tmp_path / "a.png"), 10)[:, 1:-1] == [0, 0, 255]).all()
+
+    def test_large_jpeg_is_scaled_as_without_draft(self, tmp_path):
+        from PIL import ImageOps
+
+        path = save(picture(600, 800), tmp_path / "a.jpg", quality=95)
+        with Image.open(path) as full:
+            expected = ImageOps.fit(full, (32, 32), Image.Resampling.BICUBIC)
+        assert close(decode(path, 32), expected, 4)
+
+    @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.webp", "a.bmp"])
+    @pytest.mark.parametrize("keep", [0.6, 0.02, 0])
+    def test_truncated(self, tmp_path, name, keep):
+        path = save(picture(300, 300), tmp_path / name)
+        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+        with pytest.raises(CorruptImage):
+            decode(path, 8)
+
+    @pytest.mark.parametrize(
+        "content", [b"this is text", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0", b"\xff\xd8\xff\xe0"]
+    )
+    def test_other_content(self, tmp_path, content):
+        (tmp_path / "a.jpg").write_bytes(content)
+        with pytest.raises(CorruptImage, match="JPEG, PNG, BMP, GIF, WEBP|truncated|data"):
+            decode(tmp_path / "a.jpg", 8)
+
+    def test_decompression_bomb(self, tmp_path):
+        def chunk(kind, data):
+            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+        for side, reason in ((8193, "more than 67,108,864 pixels"), (50_000, "Decompression")):
+            header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+            content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+            (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+            with pytest.raises(CorruptImage, match=reason):
+                decode(tmp_path / "a.png", 8)
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(CorruptImage, match="FileNotFoundError"):
+            decode(tmp_path / "a.png", 8)
+
+
+class TestFolder:
+    def test_train_unlabelled_test(self, tmp_path):
+        make_folder(tmp_path, train_cat=2, train_dog=3, test_dog=1, unlabelled=1, unlabelled_deep_er=2)
+        source = folder(tmp_path, 8)
+        assert source.class_names == ("cat", "dog")
+        assert source.labels.tolist() == [0, 0, 1, 1, 1, -1, -1, -1, 1]
+        assert source.origins.tolist() == [0] * 5 + [1] * 3 + [2]
+        assert source.names[0] == "train/cat/0.png" and "unlabelled/deep/er/1.png" in source.names
+        assert source.skipped["not_images"] == 0
+
+    def test_one_folder_of_classes(self, tmp_path):
+        source = folder(make_folder(tmp_path, b=1, a=2, a_nested=1), 8)
+        assert source.class_names == ("a", "b") and source.labels.tolist() == [0, 0, 0, 1]
+        assert (source.origins == Origin.TRAIN).all()
+        assert source.load(3).shape == (8, 8, 3)
+
+    def test_relative_path_survives_a_change_of_folder(self, tmp_path, monkeypatch):
+        make_folder(tmp_path / "data", a=1)
+        monkeypatch.chdir(tmp_path)
+        source = folder("data", 8)
+        monkeypatch.chdir("/")
+        source.load(0)
+
+    def test_what_is_skipped(self, tmp_path):
+        make_folder(tmp_path / "data", train_cat=1, train_dog=1, val_cat=1)
+        root = tmp_path / "data"
+        for name in (
+            "README.md",
+            "train/labels.csv",
+            "train/cat/notes.txt",
+            "train/cat/.DS_Store",
+            "train/cat/noext",
+        ):
+            (root / name).write_text("")
+        (root / "train" / ".git").mkdir()
+        os.mkfifo(root / "train" / "cat" / "pipe.jpg")
+        save(picture(), root / "train" / "loose.png")
+        outside = save(picture(), tmp_path / "outside" / "x.png")
+        (root / "train" / "cat" / "link.png").symlink_to(outside)
+        (root / "train" / "links").symlink_to(outside.parent)
+        (root / "train" / "cat" / "loop").symlink_to(root / "train")
+        (root / "train" / "cat" / "dangling.png").symlink_to(root / "nothing.png")
+        (root / "train" / "dog" / "inside.png").symlink_to(root / "train" / "dog" / "0.png")
+        source = folder(root, 8)
+        assert source.names == ["train/cat/0.png", "train/dog/0.png", "train/dog/inside.png"]
+        assert source.skipped == {
+            "not_images": 6,
+            "hidden": 2,
+            "refused_links": 3,
+            "images_without_class": 1,
+            "other_folders": 1,
+        }
+
+    def test_odd_names(self, tmp_path):
+        odd = ["größe", "日本", "with space", "new\nline"]
+        for name in odd:
+            save(picture(), tmp_path / "data" / name / f"{name}.PNG")
+        (tmp_path / "data" / "größe" / os.fsdecode(b"latin-\xe9.png")).write_bytes(
+            (tmp_path / "data" / "größe" / "größe.PNG").read_bytes()
+        )
+        store = prepare_folder(tmp_path / "data", tmp_path / "stores")
+        assert set(store.class_names) == set(odd) and len(store) == 5
+        assert (
+            "größe/größe.PNG" in store.names()
+            and os.fsdecode(b"gr\xc3\xb6\xc3\x9fe/latin-\xe9.png") in store.names()
+        )
+
+    @pytest.mark.parametrize(
+        ("classes", "message"),
+        [
+            ({}, "expected class folders in .*, found none"),
+            ({"a": 0, "b": 0}, "no images in"),
+            ({"a": 1, "b": 0}, "class folder .*/b has no images"),
+            ({"train": 2}, "expected class folders in .*train, found none"),
+            ({"train_a": 1, "test_b": 1}, "class 'b' is in .*test, not in .*train"),
+            ({"test_a": 1, "a": 1}, r"has \['test'\] but no train folder"),
+            ({"unlabelled": 1, "a": 1}, r"has \['unlabelled'\] but no train folder"),
+        ],
+    )
+    def test_refused_layouts(self, tmp_path, classes, message):
+        make_folder(tmp_path / "data", **classes).mkdir(exist_ok=True)
+        with pytest.raises(DataError, match=message):
+            prepare_folder(tmp_path / "data", tmp_path / "stores")
+        assert not (tmp_path / "stores").exists()
+
+    @pytest.mark.parametrize(
+        ("path", "message"), [("none", "nothing; check"), ("file", "a file"), (None, "needs a path")]
+    )
+    def test_missing_folder(self, tmp_path, path, message):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(DataError, match=message):
+            prepare_folder(path and tmp_path / path, tmp_path / "stores")
+
+    def test_folder_that_cannot_be_listed(self, tmp_path, monkeypatch):
+        make_folder(tmp_path, a=1)
+
+        def refuse(place):
+            raise PermissionError(13, "Permission denied", str(place))
+
+        monkeypatch.setattr(sources.os, "scandir", refuse)
+        with pytest.raises(DataError, match="cannot list .*: Permission denied"):
+            folder(tmp_path, 8)
+
+    def test_american_spelling(self, tmp_path):
+        assert folder(make_folder(tmp_path, train_a=1, unlabeled=2), 8).labels.tolist() == [0, -1, -1]
+
+
+class TestPrepare:
+    def test_writes_once_then_opens(self, tmp_path):
+        make_folder(tmp_path / "data", a=2, b=1)
+        first = prepare_folder(tmp_path / "data", tmp_path / "stores")
+        stamp = (first.path / "manifest.json").stat().st_mtime_ns
+        again = prepare_folder(tmp_path / "data", tmp_path / "stores")
+        assert (again.path, (again.path / "manifest.json").stat().st_mtime_ns) == (first.path, stamp)
+        assert first.path.name.startswith("folder-8-") and len(first.path.name) == len("folder-8-") + 12
+
+    def test_changed_files_make_another_store(self, tmp_path):
+        root = make_folder(tmp_path / "data", a=2, b=1)
+        keys = {folder(root, 8).key, folder(root, 9).key}
+        os.utime(root / "a" / "0.png", (1, 1))
+        keys.add(folder(root, 8).key)
+        save(picture(), root / "a" / "new.png")
+        keys.add(folder(root, 8).key)
+        (root / "b").rename(root / "c")
+        keys.add(folder(root, 8).key)
+        assert len(keys) == 5
+
+    def test_moved_folder_keeps_its_store(self, tmp_path):
+        root = make_folder(tmp_path / "data", a=2)
+        key = folder(root, 8).key
+        assert folder(root.rename(tmp_path / "moved"), 8).key == key
+
+    def test_corrupt_files_within_the_quota(self, tmp_path):
+        root = make_folder(tmp_path / "data", a=6, b=3)
+        (root / "a" / "1.png").write_bytes(b"")
+        store = prepare_folder(root, tmp_path / "stores", corrupt_quota=0.2)
+        assert len(store) == 8 and store.manifest.corrupt == ("a/1.png",)
+        assert store.names()[:2] == ["a/0.png", "a/2.png"]
+        np.testing.assert_array_equal(store.read([1])[0], decode(root / "a" / "2.png", 8))
+        with pytest.raises(
+            DataError, match="1 of 9 images are corrupt, expected at most 0.01 of them: a/1.png"
+        ):
+            prepare_folder(root, tmp_path / "stores")
+
+    def test_corrupt_files_over_the_quota(self, tmp_path):
+        root = make_folder(tmp_path / "data", a=6, b=3)
+        (root / "a" / "1.png").write_bytes(b"text")
+        with pytest.raises(DataError, match=r"1 of 9 .*a/1.png \(its content is no image of JPEG"):
+            prepare_folder(root, tmp_path / "stores")
+        assert os.listdir(tmp_path / "stores") == []
+
+    def test_file_that_vanishes_counts_as_corrupt(self, tmp_path, monkeypatch):
+        root = make_folder(tmp_path / "data", a=2)
+        source = folder(root, 8)
+        (root / "a" / "1.png").unlink()
+        monkeypatch.setitem(SOURCES, "folder", lambda **_: dataclasses.replace(source))
+        assert prepare_folder(root, tmp_path / "stores", corrupt_quota=0.5).manifest.corrupt == ("a/1.png",)
+
+    def test_same_images_elsewhere_have_the_same_fingerprint(self, tmp_path):
+        prints = {
+            prepare_folder(make_folder(tmp_path / name, a=2, b=1), tmp_path / "stores").fingerprint
+            for name in ("one", "two")
+        }
+        assert len(prints) == 1
+
+    @pytest.mark.parametrize(("name", "size"), [("digit", 8), ("digits", 0)])
+    def test_bad_arguments(self, tmp_path, name, size):
+        with pytest.raises(ValueError, match=r"expected one of \['digits', 'folder'\]"):
+            prepare(name, path=None, image_size=size, stores=tmp_path)
