@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from jobs.config import ConfigError
+from jobs.errors import ConfigError
 from jobs.plan import Plan
 from jobs.schema import RunConfig
 from semisup_core.data.pipeline import batches

@@ -52,7 +52,7 @@ def save(folder: Path, state: dict[str, np.ndarray], meta: dict[str, Any]) -> Ch
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with open(partial / _STATE, "wb") as file:
-        np.savez(file, **state)
+        np.savez(file, allow_pickle=False, **state)
         _flush(file)
     meta = {**meta, "format_version": FORMAT_VERSION}
     _write_json(partial / _META, meta)

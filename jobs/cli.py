@@ -1,19 +1,21 @@
 """What the entry points share: arguments, and exceptions as exit codes."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from jobs import config
+from jobs.errors import ConfigError, TrainingError, UnavailableError
 from semisup_core.errors import DataError, NumericalError
 
 EXIT_CODES: dict[type[BaseException], int] = {
-    config.ConfigError: 2,
+    ConfigError: 2,
     DataError: 3,
     NumericalError: 4,
-    config.UnavailableError: 5,
-    config.TrainingError: 1,
+    UnavailableError: 5,
+    TrainingError: 1,
 }
 
 
@@ -50,6 +52,9 @@ def main_with_exit_codes(body: Callable[[], int | None]) -> NoReturn:
     Args:
         body: returns an exit code, or None for 0.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a class may have a name that the terminal cannot show
     try:
         sys.exit(body() or 0)
     except tuple(EXIT_CODES) as error:

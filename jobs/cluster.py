@@ -9,13 +9,15 @@ import ray
 import ray.train
 from ray.train.tensorflow import TensorflowTrainer
 
-from jobs.config import ConfigError, TrainingError, UnavailableError, from_dict, to_dict
+from jobs.config import from_dict, to_dict
+from jobs.errors import ConfigError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.plan import make_plan
 from jobs.schema import RunConfig
 from semisup_core.data.splits import Split
 from semisup_core.errors import SemisupError
 
+_LONGEST_ERROR = 600  # characters of a worker's error in the terminal; all of it is in Ray's log
 _POLL_SECONDS = 0.3  # how often the driver asks for new lines
 # TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
@@ -40,7 +42,7 @@ def run(config: RunConfig, folder: RunFolder, store: Path, split: Split, num_cla
     try:
         cpus, gpus = _shares(config)
         make_plan(config, split, num_classes, config.runtime.num_workers * max(gpus, 1))
-        console = _Console.remote()
+        console = ray.remote(num_cpus=0)(_Console).remote()
         printer = _Printer(console)
         trainer = TensorflowTrainer(
             _work,
@@ -67,21 +69,38 @@ def run(config: RunConfig, folder: RunFolder, store: Path, split: Split, num_cla
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise _cause(error) from error
+            raise ray.get(console.failure.remote()) or TrainingError(str(error)) from error
         finally:
             printer.stop()
+        failure = ray.get(console.failure.remote())
+        if failure:
+            raise failure
     finally:
         ray.shutdown()
 
 
 def _work(job: dict[str, Any]) -> None:
-    """The train function of each worker."""
+    """The train function of each worker.
+
+    An error that a retry cannot mend (ours: configuration, data, numbers) is left with the console; the workers that
+    Ray then starts again find it there and end at once, and the driver raises it.
+    """
     os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; this project is Keras 3
+    console = job["console"]
+    if ray.get(console.failure.remote()):
+        return
     from jobs.runtime import RayTrainRuntime
     from jobs.worker import worker_loop
 
-    runtime = RayTrainRuntime(job["console"], job["cpus"])
-    worker_loop(from_dict(job["config"]), RunFolder(Path(job["folder"])), Path(job["store"]), runtime)
+    runtime = RayTrainRuntime(console, job["cpus"])
+    try:
+        worker_loop(from_dict(job["config"]), RunFolder(Path(job["folder"])), Path(job["store"]), runtime)
+    except (SemisupError, ConfigError) as error:
+        ray.get(console.fail.remote(error))
+        raise
+    except Exception as error:
+        runtime.say(f"worker {runtime.rank} failed: {type(error).__name__}: {str(error)[-_LONGEST_ERROR:]}")
+        raise
 
 
 def _connect(config: RunConfig) -> None:
@@ -115,24 +134,12 @@ def _shares(config: RunConfig) -> tuple[float, int]:
     return cpus, gpus
 
 
-def _cause(error: Exception) -> Exception:
-    """The error of the library or the configuration behind Ray's, else a TrainingError with Ray's words."""
-    found = [failure for failure in getattr(error, "worker_failures", {}).values()]
-    for failure in found:
-        inner: BaseException | None = getattr(failure, "_base_exc", failure)
-        while inner is not None:
-            if isinstance(inner, SemisupError | ConfigError):
-                return inner
-            inner = inner.__cause__ or getattr(inner, "cause", None)
-    return TrainingError(str(error))
-
-
-@ray.remote(num_cpus=0)
 class _Console:
-    """Passes lines from the workers to the driver, on whatever node they are."""
+    """Passes lines and a final error from the workers to the driver, on whatever node they are."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._failure: Exception | None = None
 
     def write(self, line: str) -> None:
         self._lines.append(line)
@@ -140,6 +147,12 @@ class _Console:
     def read(self) -> list[str]:
         lines, self._lines = self._lines, []
         return lines
+
+    def fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+
+    def failure(self) -> Exception | None:
+        return self._failure
 
 
 class _Printer:

@@ -6,7 +6,6 @@ Layers, later wins: the dataclass defaults here, `configs/train.yaml`, one file 
 """
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from jobs.errors import ConfigError
 from jobs.schema import (
+    PATH_SOURCES,
     AugmentationConfig,
     CheckpointConfig,
     DatasetConfig,
@@ -35,35 +36,6 @@ from semisup_core.settings import nearest
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # Later files win, so the data set has the last word on what suits it.
 GROUP_ORDER = ("encoder", "augmentation", "method", "dataset", "runtime", "tracking")
-# What may differ between two attempts at one and the same run.
-NOT_IDENTITY = (
-    "name",
-    "storage",
-    "resume",
-    "runtime",
-    "tracking",
-    "debug",
-    "evaluation",
-    "checkpoint",
-    "groups",
-    "trainer.steps_per_call",
-    "trainer.max_minutes",
-    "dataset.path",
-)
-
-
-class ConfigError(Exception):
-    """A configuration that cannot be run: what was expected, what came, what to do (exit code 2)."""
-
-
-class UnavailableError(Exception):
-    """Storage or a cluster that does not answer (exit code 5)."""
-
-
-class TrainingError(Exception):
-    """Training failed for a reason that is not the configuration's or the data's (exit code 1)."""
-
-
 _SECTIONS = {
     "groups": Groups,
     "dataset": DatasetConfig,
@@ -158,7 +130,7 @@ def _layers(started_from: DictConfig, picks: dict[str, str], file: str) -> tuple
 
 
 def _picked(config: DictConfig, origin: str) -> dict[str, str]:
-    groups = OmegaConf.to_container(config.get("groups") or OmegaConf.create())
+    groups: Any = OmegaConf.to_container(config.get("groups") or OmegaConf.create())
     for group in groups:
         if group not in GROUP_ORDER:
             raise ConfigError(
@@ -195,20 +167,20 @@ def _schema(layers: list[tuple[str, DictConfig]]) -> DictConfig:
 
 
 def _merge(schema: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConfig:
-    valid = set(_flat(schema))
+    valid = set(flat(schema))
     merged = schema
     missing: set[str] = set()
     for origin, layer in layers:
         # A merge skips '???' over a default, so what a file asks for is kept apart.
-        missing = (missing - set(_flat(layer))) | OmegaConf.missing_keys(layer)
-        for key in _flat(layer):
+        missing = (missing - set(flat(layer))) | OmegaConf.missing_keys(layer)
+        for key in flat(layer):
             if key not in valid:
                 raise ConfigError(
                     f"{key} (in {origin}): no such key{nearest(key, valid)}; "
                     "python -m jobs.train --print-config shows them all"
                 )
         try:
-            merged = OmegaConf.merge(merged, layer)
+            merged = _mapping(OmegaConf.merge(merged, layer))
         except OmegaConfBaseException as error:
             raise ConfigError(f"{error.full_key} (in {origin}): {str(error).splitlines()[0]}") from error
     if missing:
@@ -218,7 +190,13 @@ def _merge(schema: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConf
     return merged
 
 
-def _flat(config: Any, prefix: str = "") -> list[str]:
+def _mapping(config: Any) -> DictConfig:
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"expected a mapping of keys to values, got {config}")
+    return config
+
+
+def flat(config: Any, prefix: str = "") -> list[str]:
     """The dotted keys of all leaves; a list is a leaf, and so is an empty section."""
     if not OmegaConf.is_dict(config):
         return [prefix]
@@ -226,7 +204,7 @@ def _flat(config: Any, prefix: str = "") -> list[str]:
     for key in config:
         path = f"{prefix}.{key}" if prefix else str(key)
         leaf = OmegaConf.is_missing(config, key) or not OmegaConf.is_dict(config[key])
-        keys += [path] if leaf else _flat(config[key], path)
+        keys += [path] if leaf else flat(config[key], path)
     return keys
 
 
@@ -240,7 +218,7 @@ def _to_dataclasses(merged: DictConfig) -> RunConfig:
 
 
 def _instance(section: str, node: DictConfig) -> Any:
-    for key in node:  # inner sections first, so that an error carries its whole path
+    for key in map(str, node):  # inner sections first, so that an error carries its whole path
         if OmegaConf.is_dict(node[key]):
             _instance(f"{section}.{key}", node[key])
     try:
@@ -256,6 +234,8 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError(
             "dataset.labels_per_class and dataset.label_fraction: expected at most one of the two; set one to null"
         )
+    if dataset.name in PATH_SOURCES and not dataset.path:
+        raise ConfigError(f"dataset.path: dataset.name={dataset.name} needs one; add dataset.path=FOLDER")
     if config.trainer.early_stop and not dataset.validation_per_class:
         raise ConfigError("trainer.early_stop: needs validation labels; set dataset.validation_per_class above 0")
     protocols = (config.evaluation.monitor, *config.evaluation.protocols)
@@ -287,23 +267,3 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
 def to_yaml(config: RunConfig) -> str:
     """The whole resolved configuration; a file of it is valid for `--config`."""
     return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
-
-
-def identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
-    """The flat keys that make two runs the same run; the data count by content, not by path."""
-    flat = OmegaConf.create(to_dict(config))
-    keys = {
-        key: OmegaConf.select(flat, key)
-        for key in _flat(flat)
-        if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_IDENTITY)
-    }
-    plain = {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in keys.items()}
-    return {**plain, "dataset.fingerprint": fingerprint}
-
-
-def run_name(config: RunConfig, fingerprint: str) -> str:
-    """The given name, or the chosen groups and a short hash of the identity keys."""
-    if config.name:
-        return config.name
-    digest = hashlib.sha256(json.dumps(identity(config, fingerprint), sort_keys=True).encode()).hexdigest()
-    return "-".join([config.groups.method, config.groups.dataset, config.groups.encoder, digest[:8]])

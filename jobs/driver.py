@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jobs import config as configs
+from jobs.errors import TrainingError
 from jobs.folder import RunFolder
+from jobs.identity import run_name
 from jobs.prepare import prepare_store, split_of
 from jobs.report import final_table
 from jobs.schema import RunConfig
@@ -30,7 +31,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     _quiet_libraries()
     store = prepare_store(config)
     split = split_of(config, store)
-    folder = RunFolder(Path(config.storage).expanduser().resolve() / configs.run_name(config, store.fingerprint))
+    folder = RunFolder(Path(config.storage).expanduser().resolve() / run_name(config, store.fingerprint))
     summary = _finished(config, folder)
     if summary is None:
         folder.describe(config, store.fingerprint, split.to_json(store))
@@ -42,7 +43,7 @@ def train(config: RunConfig) -> dict[str, Any]:
             cluster.run(config, folder, store.path, split, len(store.class_names))
         summary = folder.finished()
         if summary is None:
-            raise configs.TrainingError(f"the workers ended without a summary in {folder.path}; see the lines above")
+            raise TrainingError(f"the workers ended without a summary in {folder.path}; see the lines above")
     print(final_table(summary), flush=True)
     return summary
 

@@ -9,7 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jobs.config import ConfigError, identity, to_yaml
+from jobs.config import to_yaml
+from jobs.errors import ConfigError
+from jobs.identity import identity
 from jobs.schema import RunConfig
 
 _PACKAGES = ("tensorflow", "keras", "ray", "numpy", "scikit-learn", "omegaconf", "wandb")

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.config import ConfigError
+from jobs.errors import ConfigError
 from jobs.schema import RunConfig
 from semisup_core.data.sampling import nearest_multiples
 from semisup_core.data.splits import Split
-from semisup_core.methods import METHODS
 
 _USUAL_BATCH = 256
 _MOST_CLASSES = 128  # of a derived labelled batch; beyond that each batch draws its classes
@@ -56,7 +55,7 @@ def make_plan(config: RunConfig, split: Split, num_classes: int, replicas: int) 
             f"got {dataset.classes_per_batch}"
         )
     labelled = trainer.labelled_batch or classes * _power_of_two(max(_USUAL_BATCH // classes, 2))
-    uses = METHODS[config.method.name][0].pools
+    uses = config.method.pools
     if "unlabelled" in uses:
         _check_pool(unlabelled, len(split.unlabelled))
         _check_divides("trainer.unlabelled_batch", unlabelled, replicas, 1)

@@ -32,7 +32,9 @@ class Runtime(Protocol):
 class LocalRuntime:
     """This process alone."""
 
-    rank, world_size, cpus = 0, 1, None
+    rank: int = 0
+    world_size: int = 1
+    cpus: float | None = None
 
     def say(self, line: str) -> None:
         """Prints the line."""
@@ -49,7 +51,7 @@ class LocalRuntime:
 class RayTrainRuntime:
     """A worker of a Ray Train group."""
 
-    def __init__(self, console: Any, cpus: float) -> None:
+    def __init__(self, console: Any, cpus: float | None) -> None:
         """Reads the place of this worker in its group.
 
         Args:
@@ -59,7 +61,9 @@ class RayTrainRuntime:
         import ray.train
 
         context = ray.train.get_context()
-        self.rank, self.world_size, self.cpus = context.get_world_rank(), context.get_world_size(), cpus
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self.cpus = cpus
         self._console = console
 
     def say(self, line: str) -> None:

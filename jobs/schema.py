@@ -8,6 +8,7 @@ from semisup_core.settings import check_settings, setting
 
 PROTOCOLS = ("knn20", "knn200", "linear", "classifier")
 SOURCES = ("digits", "folder")
+PATH_SOURCES = ("folder",)
 
 
 class _Checked:

@@ -80,7 +80,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def _start_wandb(config: RunConfig, folder: Path, name: str, say: Callable[[str], Any]) -> Any:
     import wandb
 
-    mode = config.tracking.mode
+    mode: Any = config.tracking.mode
     if mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
         mode = "offline"
         say(f"Weights & Biases: no API key, logging offline; send it later with: wandb sync {folder}/wandb/offline-*")

@@ -9,6 +9,7 @@ one: values are clipped to 0-255 once, at the end.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -16,14 +17,15 @@ import tensorflow as tf
 from semisup_core.policy import Policy
 
 Tensor = Any
+_Share = Callable[[Tensor], Tensor]
 
 _GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 _UNIFORMS = 32  # columns of random numbers drawn per image; a new use takes the next free column, old ones stay
-_NORMALS = 9
 # The blur's width as a share of the side, and its range of sigma in pixels (2002.05709, appendix A).
 _BLUR_SHARE, _BLUR_SIGMA = 0.1, (0.1, 2.0)
 _SOLARIZE_THRESHOLD = 128.0
+_MID_GRAY = 127.5
 
 
 def view_seed(seed: int, step: Tensor, view: int, copy: int) -> Tensor:
@@ -53,20 +55,23 @@ def augment(images: Tensor, policy: Policy, seed: Tensor, positions: Tensor, glo
     Returns:
         (b, size, size, 3) float32 in 0-255.
     """
-    uniforms = tf.random.stateless_uniform((global_count, _UNIFORMS), seed, alg="philox")
-    normals = tf.random.stateless_uniform((global_count, _NORMALS), seed + 1, minval=-1.0, alg="philox")
-    draws = _Draws(tf.gather(uniforms, positions), tf.gather(normals, positions))
-    pixels = _resample(images, policy, draws, size)
-    pixels = _colour(pixels, policy, draws)
-    return _extras(pixels, policy, draws)
+    draws = _Draws(seed, global_count)
+
+    def share(parameters: Tensor) -> Tensor:
+        # Sliced only when all arithmetic on parameters is done: vector instructions round by place in the vector.
+        return tf.gather(parameters, positions)
+
+    pixels = _resample(images, policy, draws, share, size)
+    pixels = _colour(pixels, policy, draws, share)
+    return _extras(pixels, policy, draws, share)
 
 
 class _Draws:
-    """Random numbers of each image by column, so that no two uses share one."""
+    """Random numbers of each image of the global batch by column, so that no two uses share one."""
 
-    def __init__(self, uniforms: Tensor, symmetric: Tensor) -> None:
-        self._uniforms = uniforms
-        self.symmetric = symmetric
+    def __init__(self, seed: Tensor, count: int) -> None:
+        self._uniforms = tf.random.stateless_uniform((count, _UNIFORMS), seed, alg="philox")
+        self.symmetric = tf.random.stateless_uniform((count, 9), seed + 1, minval=-1.0, alg="philox")
 
     def uniform(self, column: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return low + (high - low) * self._uniforms[:, column]
@@ -75,23 +80,32 @@ class _Draws:
         return self._uniforms[:, column] < probability
 
     def order(self, first_column: int, count: int) -> Tensor:
-        """A random permutation of 0 … count-1 per image, (b, count) int32."""
+        """A random permutation of 0 … count-1 per image, (B, count) int32."""
         return tf.argsort(self._uniforms[:, first_column : first_column + count], axis=1)
 
 
-def _resample(images: Tensor, policy: Policy, draws: _Draws, size: int) -> Tensor:
+def _resample(images: Tensor, policy: Policy, draws: _Draws, share: _Share, size: int) -> Tensor:
     """Crop, flip, rotation, shear and shift as one bilinear resample (point samples: no smoothing when shrinking)."""
     changes = (policy.min_area < 1, policy.ratio > 1, policy.flip, policy.rotation, policy.shear, policy.shift)
     if not any(changes) and images.shape[1] == images.shape[2] == size:
         return tf.cast(images, tf.float32)
     matrix, centre = _geometry(policy, draws)
+    height, width = images.shape[1:3]
     if policy.rotation or policy.shear or policy.shift:
-        return _projective(images, matrix, centre, policy.fill, size)
-    return _crop_and_resize(images, matrix, centre, size)
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=tf.cast(images, tf.float32),
+            transforms=share(_projection(matrix, centre, height, width, size)),
+            output_shape=[size, size],
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode=policy.fill.upper(),
+        )
+    boxes = share(_boxes(matrix, centre, height, width, size))  # about twice as fast on a CPU
+    return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (size, size))
 
 
 def _geometry(policy: Policy, draws: _Draws) -> tuple[Tensor, Tensor]:
-    """The map from places in the view to places in the image, both in [-1, 1] (x, y): (b, 2, 2) and (b, 2)."""
+    """The map from places in the view to places in the image, both in [-1, 1] (x, y): (B, 2, 2) and (B, 2)."""
     area = draws.uniform(0, policy.min_area, 1.0)
     ratio = tf.exp(draws.uniform(1, -math.log(policy.ratio), math.log(policy.ratio)))
     scale_x = tf.minimum(tf.sqrt(area * ratio), 1.0)
@@ -107,89 +121,74 @@ def _geometry(policy: Policy, draws: _Draws) -> tuple[Tensor, Tensor]:
     return matrix, tf.stack([centre_x, centre_y], axis=-1)
 
 
-def _projective(images: Tensor, matrix: Tensor, centre: Tensor, fill: str, size: int) -> Tensor:
-    height, width = images.shape[1:3]
+def _projection(matrix: Tensor, centre: Tensor, height: int, width: int, size: int) -> Tensor:
+    """The same map between pixel indices, as the eight numbers of TensorFlow's projective transform, (B, 8)."""
     half = 1 / size - 1  # place of the first pixel's centre in [-1, 1]
     rows = []
     for axis, side in ((0, width), (1, height)):
         start = ((matrix[:, axis, 0] + matrix[:, axis, 1]) * half + centre[:, axis] + 1) * side / 2 - 0.5
         rows += [matrix[:, axis, 0] * side / size, matrix[:, axis, 1] * side / size, start]
-    zeros = tf.zeros_like(centre)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(images, tf.float32),
-        transforms=tf.concat([tf.stack(rows, axis=-1), zeros], axis=-1),
-        output_shape=[size, size],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode=fill.upper(),
-    )
+    return tf.concat([tf.stack(rows, axis=-1), tf.zeros_like(centre)], axis=-1)
 
 
-def _crop_and_resize(images: Tensor, matrix: Tensor, centre: Tensor, size: int) -> Tensor:
-    """The axis-aligned case, about twice as fast as the projective operation on a CPU."""
+def _boxes(matrix: Tensor, centre: Tensor, height: int, width: int, size: int) -> Tensor:
+    """The axis-aligned map as crop boxes (top, left, bottom, right) of `tf.image.crop_and_resize`, (B, 4)."""
     half = 1 / size - 1
     ends = []
     for place in (half, -half):  # centres of the first and the last pixel
-        for axis, side in ((1, images.shape[1]), (0, images.shape[2])):
+        for axis, side in ((1, height), (0, width)):
             pixel = (matrix[:, axis, axis] * place + centre[:, axis] + 1) * side / 2 - 0.5
             ends.append(tf.clip_by_value(pixel / (side - 1), 0.0, 1.0))
-    boxes = tf.stack(ends, axis=-1)
-    return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (size, size))
+    return tf.stack(ends, axis=-1)
 
 
-def _colour(pixels: Tensor, policy: Policy, draws: _Draws) -> Tensor:
-    """Applies the composed colour map where it is drawn, and clips to 0-255."""
+def _colour(pixels: Tensor, policy: Policy, draws: _Draws, share: _Share) -> Tensor:
+    """Applies x -> M x + K m, with m the image's mean colour, and clips to 0-255."""
     jitters = (policy.brightness, policy.contrast, policy.saturation, policy.hue, policy.jitter)
     if not any(jitters) and not policy.grayscale:
         return pixels
-    mean = tf.reduce_mean(pixels, axis=(1, 2))
-    matrix, offset = _colour_map(policy, draws, mean) if any(jitters) else (_identity(mean), tf.zeros_like(mean))
-    gray = tf.tile(tf.constant([[_GRAY]]), (1, 3, 1))  # every output channel is the luma
-    grayscale = draws.happens(9, policy.grayscale)[:, None, None]
-    matrix, offset = (
-        tf.where(grayscale, gray @ matrix, matrix),
-        tf.where(grayscale[..., 0], (gray @ offset[..., None])[..., 0], offset),
-    )
+    matrix, of_mean = (share(parameters) for parameters in _colour_map(policy, draws))
     size = pixels.shape[1]
-    flat = tf.matmul(tf.reshape(pixels, (-1, size * size, 3)), matrix, transpose_b=True) + offset[:, None]
-    return tf.reshape(tf.clip_by_value(flat, 0.0, 255.0), (-1, size, size, 3))
+    flat = tf.reshape(pixels, (-1, size * size, 3))
+    mapped = tf.matmul(flat, matrix, transpose_b=True)
+    if policy.contrast:
+        mean = tf.reduce_mean(flat, axis=1, keepdims=True)
+        mapped += tf.matmul(mean, of_mean, transpose_b=True)
+    return tf.reshape(tf.clip_by_value(mapped, 0.0, 255.0), (-1, size, size, 3))
 
 
-def _colour_map(policy: Policy, draws: _Draws, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """The composed map x -> M x + o of each image, (b, 3, 3) and (b, 3).
+def _colour_map(policy: Policy, draws: _Draws) -> tuple[Tensor, Tensor]:
+    """The composed colour map of each image, M and K, both (B, 3, 3).
 
-    Args:
-        policy: ranges of the four jitters and of the random matrix.
-        draws: this replica's random numbers.
-        mean: (b, 3), the mean colour of each image, which contrast keeps in place (as gray).
+    Contrast keeps the gray of the image's mean in place, and that mean has been through the operations before it, so
+    the offset is linear in the mean colour m of the untouched image: offset = K m.
     """
-    eye = _identity(mean)
-    factors = [
+    brightness, contrast, saturation = (
         draws.uniform(10 + i, 1 - x, 1 + x)[:, None, None]
         for i, x in enumerate((policy.brightness, policy.contrast, policy.saturation))
-    ]
-    brightness, contrast, saturation = factors
-    gray = tf.tile(tf.constant([[_GRAY]]), (1, 3, 1))
+    )
+    eye = tf.zeros_like(brightness) + tf.eye(3)
+    gray = tf.zeros_like(brightness) + tf.constant([_GRAY])  # every output channel is the luma
     choices = tf.stack(
         [eye * brightness, eye * contrast, eye * saturation + gray * (1 - saturation), _hue(policy, draws)], axis=1
     )
-    matrix, offset = eye, tf.zeros_like(mean)
+    matrix, of_mean = eye, tf.zeros_like(eye)
     order = draws.order(16, 4)
     for slot in range(4):
         chosen = order[:, slot]
         step = tf.gather(choices, chosen, axis=1, batch_dims=1)
-        current = tf.linalg.matvec(matrix, mean) + offset
-        anchor = tf.reduce_sum(current * _GRAY, axis=1, keepdims=True) * (1 - contrast[:, 0])
-        shift = tf.where(chosen[:, None] == 1, anchor, 0.0)
-        matrix, offset = step @ matrix, tf.linalg.matvec(step, offset) + shift
-    jitter = policy.jitter * tf.reshape(draws.symmetric, (-1, 3, 3)) if policy.jitter else 0.0
-    matrix = matrix + jitter
-    applied = draws.happens(15, policy.colour)[:, None]
-    return tf.where(applied[..., None], matrix, eye), tf.where(applied, offset, 0.0)
+        anchor = gray @ (matrix + of_mean) * (1 - contrast)
+        of_mean = step @ of_mean + tf.where(chosen[:, None, None] == 1, anchor, 0.0)
+        matrix = step @ matrix
+    matrix += policy.jitter * tf.reshape(draws.symmetric, (-1, 3, 3))
+    applied = draws.happens(15, policy.colour)[:, None, None]
+    matrix, of_mean = tf.where(applied, matrix, eye), tf.where(applied, of_mean, 0.0)
+    grayscale = draws.happens(9, policy.grayscale)[:, None, None]
+    return tf.where(grayscale, gray @ matrix, matrix), tf.where(grayscale, gray @ of_mean, of_mean)
 
 
 def _hue(policy: Policy, draws: _Draws) -> Tensor:
-    """Rotation of the two chroma axes in YIQ, (b, 3, 3)."""
+    """Rotation of the two chroma axes in YIQ, (B, 3, 3)."""
     angle = 2 * math.pi * draws.uniform(13, -policy.hue, policy.hue)
     cos, sin, one, zero = tf.cos(angle), tf.sin(angle), tf.ones_like(angle), tf.zeros_like(angle)
     rows = [[one, zero, zero], [zero, cos, -sin], [zero, sin, cos]]
@@ -198,43 +197,43 @@ def _hue(policy: Policy, draws: _Draws) -> Tensor:
     return tf.linalg.inv(to_yiq) @ rotation @ to_yiq
 
 
-def _identity(mean: Tensor) -> Tensor:
-    return tf.eye(3, batch_shape=[tf.shape(mean)[0]])
-
-
-def _extras(pixels: Tensor, policy: Policy, draws: _Draws) -> Tensor:
+def _extras(pixels: Tensor, policy: Policy, draws: _Draws, share: _Share) -> Tensor:
     if policy.blur:
-        pixels = tf.where(draws.happens(20, policy.blur)[:, None, None, None], _blur(pixels, draws), pixels)
+        blurred = share(draws.happens(20, policy.blur))[:, None, None, None]
+        sigma = draws.uniform(22, *_BLUR_SIGMA)
+        pixels = tf.where(blurred, _blur(pixels, share(_blur_kernel(sigma, pixels.shape[1]))), pixels)
     if policy.solarize:
         solarized = tf.where(pixels >= _SOLARIZE_THRESHOLD, 255.0 - pixels, pixels)
-        pixels = tf.where(draws.happens(21, policy.solarize)[:, None, None, None], solarized, pixels)
+        pixels = tf.where(share(draws.happens(21, policy.solarize))[:, None, None, None], solarized, pixels)
     if policy.cutout:
-        pixels = _cutout(pixels, policy.cutout, draws)
+        erased = share(_cutout_mask(draws.uniform(23), draws.uniform(24), policy.cutout, pixels.shape[1]))
+        pixels = tf.where(erased[..., None], _MID_GRAY, pixels)
     return pixels
 
 
-def _blur(pixels: Tensor, draws: _Draws) -> Tensor:
-    """Separable Gaussian blur with a sigma of its own for each image, edges repeated."""
-    size = pixels.shape[1]
+def _blur_kernel(sigma: Tensor, size: int) -> Tensor:
+    """Gaussian taps of each image, (B, 2 * radius + 1)."""
     radius = max(1, int(size * _BLUR_SHARE / 2))
-    sigma = draws.uniform(22, *_BLUR_SIGMA)[:, None]
-    kernel = tf.nn.softmax(-(tf.range(-radius, radius + 1, dtype=tf.float32) ** 2)[None] / (2 * sigma**2), axis=1)
+    places = tf.range(-radius, radius + 1, dtype=tf.float32)
+    return tf.nn.softmax(-(places**2)[None] / (2 * sigma[:, None] ** 2), axis=1)
+
+
+def _blur(pixels: Tensor, kernel: Tensor) -> Tensor:
+    """Separable blur with a kernel of its own for each image, edges repeated."""
+    size, radius = pixels.shape[1], kernel.shape[1] // 2
     for axis in (1, 2):
         # Edge rows repeated by gathering clipped places: TensorFlow's pad has no edge mode.
-        taps = [
+        shifted = [
             tf.gather(pixels, tf.clip_by_value(tf.range(size) + shift, 0, size - 1), axis=axis)
-            * kernel[:, i, None, None, None]
-            for i, shift in enumerate(range(-radius, radius + 1))
+            for shift in range(-radius, radius + 1)
         ]
-        pixels = tf.add_n(taps)
+        pixels = tf.add_n([part * kernel[:, i, None, None, None] for i, part in enumerate(shifted)])
     return pixels
 
 
-def _cutout(pixels: Tensor, side: float, draws: _Draws) -> Tensor:
-    """Erases a square to mid-gray around a drawn centre (DeVries and Taylor, 2017, arXiv 1708.04552)."""
-    size = pixels.shape[1]
+def _cutout_mask(centre_y: Tensor, centre_x: Tensor, side: float, size: int) -> Tensor:
+    """Where a square around a drawn centre is erased, (B, size, size) (DeVries and Taylor, 2017, arXiv 1708.04552)."""
     places = (tf.range(size, dtype=tf.float32) + 0.5) / size
-    inside_y = tf.abs(places[None] - draws.uniform(23)[:, None]) < side / 2
-    inside_x = tf.abs(places[None] - draws.uniform(24)[:, None]) < side / 2
-    erased = inside_y[:, :, None] & inside_x[:, None, :]
-    return tf.where(erased[..., None], 127.5, pixels)
+    inside_y = tf.abs(places[None] - centre_y[:, None]) < side / 2
+    inside_x = tf.abs(places[None] - centre_x[:, None]) < side / 2
+    return inside_y[:, :, None] & inside_x[:, None, :]

@@ -2,6 +2,7 @@
 
 import math
 import os
+from functools import cache
 
 import keras
 import tensorflow as tf
@@ -47,9 +48,16 @@ def make_strategy(world_size: int = 1, logical_devices: int = 1) -> tf.distribut
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     os.environ.pop("TF_CONFIG", None)
     if gpus:
-        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(len(gpus))])
+        return _mirrored(tuple(f"GPU:{i}" for i in range(len(gpus))))
     _split_cpu(logical_devices)
-    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(logical_devices)])
+    return _mirrored(tuple(f"CPU:{i}" for i in range(logical_devices)))
+
+
+@cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    # One a process: a second strategy over the same devices would number its collectives from the start again, and
+    # TensorFlow takes them for the first one's.
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _split_cpu(parts: int) -> None:

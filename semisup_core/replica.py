@@ -34,7 +34,10 @@ class Replica:
         Returns:
             (R * b, …). The gradient of a row flows back to the replica that sent it.
         """
-        return values if self.count == 1 else self._context.all_gather(values, axis=0)
+        if self.count == 1:
+            return values
+        # The multi-worker gather needs to know a tensor's device, which one fresh from an iterator lacks.
+        return self._context.all_gather(tf.identity(values), axis=0)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over replicas, same shape; differentiable."""

@@ -48,7 +48,7 @@ def batches(
     def read(element: int) -> list[np.ndarray]:
         step = first_step + int(element) // local_replicas
         replica = first_replica + int(element) % local_replicas
-        parts: list[np.ndarray] = [np.int64(step)]
+        parts: list[np.ndarray] = [np.array(step, np.int64)]
         for pool, stream in streams.items():
             rows = stream(step)[replica * sizes[pool] : (replica + 1) * sizes[pool]]
             parts += [store.read(rows), rows.astype(np.int64)]

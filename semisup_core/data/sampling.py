@@ -85,25 +85,24 @@ class LabelledStream:
         """The (S,) row ids of a step."""
         share = self._batch // self._taken
         if self._taken == len(self._groups):
-            return np.concatenate([self._take(c, step * share, share) for c in range(len(self._groups))])
+            return np.concatenate([self._take(c, step, share) for c in range(len(self._groups))])
         # Each pass over the classes visits a class at most once, so the pass number counts its visits;
         # the classes that a pass drops at its end keep their images for a later one.
         lap, k = divmod(step, len(self._groups) // self._taken)
         order = _permutation(self._seed, _CLASSES, lap, len(self._groups))
         chosen = np.sort(order[k * self._taken : (k + 1) * self._taken])
-        return np.concatenate([self._take(int(c), lap * share, share) for c in chosen])
+        return np.concatenate([self._take(int(c), lap, share) for c in chosen])
 
-    def _take(self, group: int, start: int, count: int) -> np.ndarray:
-        """`count` rows of a group's endless stream from place `start`."""
+    def _take(self, group: int, visit: int, count: int) -> np.ndarray:
+        """`count` rows of a group for its n-th visit; distinct if it has as many, the rest of its epoch dropped."""
         rows = self._groups[group]
-        taken: list[np.ndarray] = []
-        while count > 0:
-            epoch, first = divmod(start, len(rows))
+        if count <= len(rows):
+            epoch, k = divmod(visit, len(rows) // count)
             order = _permutation(self._seed, _LABELLED + 16 * group, epoch, len(rows))
-            part = rows[order[first : first + count]]
-            taken.append(part)
-            start, count = start + len(part), count - len(part)
-        return np.concatenate(taken)
+            return rows[order[k * count : (k + 1) * count]]
+        laps = -(-count // len(rows))
+        orders = [_permutation(self._seed, _LABELLED + 16 * group, visit * laps + i, len(rows)) for i in range(laps)]
+        return rows[np.concatenate(orders)[:count]]
 
 
 def nearest_multiples(value: int, divisor: int) -> Sequence[int]:

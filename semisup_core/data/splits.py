@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semisup_core.data.store import Origin
+from semisup_core.data.manifest import Origin
 from semisup_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ def make_split(
 ) -> Split:
     """Draws a stratified split.
 
-    Each class has one random order of its training rows; test, validation and labelled rows are consecutive
-    runs of it, so a smaller label budget is contained in a larger one of the same seed.
+    Each class has one random order of its training rows. Test, then validation rows are taken from its start,
+    labelled rows from its end: a smaller label budget is contained in a larger one of the same seed, and
+    another number of validation rows leaves the labelled rows of ``labels_per_class`` as they are.
 
     Args:
         labels: (N,) class of each row, -1 = no label.
@@ -99,13 +100,13 @@ def make_split(
     asked = validation_per_class + (1 if labels_per_class is None else labels_per_class)
     _check_enough(class_names, sizes - n_test, asked, validation_per_class)
     left = sizes - n_test - validation_per_class
-    n_labelled = _label_budget(left, labels_per_class, label_fraction)
+    first_labelled = sizes - _label_budget(left, labels_per_class, label_fraction)
     n_held = n_test + validation_per_class
     test, validation = _run(orders, np.zeros_like(n_test), n_test), _run(orders, n_test, n_held)
     unlabelled = np.setdiff1d(np.flatnonzero(origins != Origin.TEST), np.concatenate([test, validation]))
     if len(given_test):
         test = given_test[labels[given_test] >= 0]
-    return Split(_run(orders, n_held, n_held + n_labelled), unlabelled, validation, test, seed)
+    return Split(_run(orders, first_labelled, sizes), unlabelled, validation, test, seed)
 
 
 def apportion(counts: NDArray[Any], total: int) -> Rows:

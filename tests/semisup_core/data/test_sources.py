@@ -1,16 +1,18 @@
-import dataclasses
 import os
-import struct
-import zlib
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from semisup_core.data import sources
-from semisup_core.data.sources import SOURCES, decode, digits, folder, prepare
-from semisup_core.data.store import Origin
-from semisup_core.errors import CorruptImage, DataError
+from semisup_core.data.images import decode
+from semisup_core.data.manifest import Origin
+from semisup_core.data.sources import SOURCES, digits, folder, prepare
+from semisup_core.errors import DataError
+
+ROOT = Path(__file__).parents[3]
 
 
 def picture(height=20, width=30, seed=0):
@@ -39,13 +41,9 @@ def prepare_folder(path, stores, **options):
     return prepare("folder", path=path, image_size=8, stores=stores, progress=False, **options)
 
 
-def close(a, b, tolerance):
-    return np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= tolerance
-
-
 class TestDigits:
     def test_rows(self):
-        source = digits()
+        source = digits().source()
         assert len(source) == 1797 and source.image_shape == (32, 32, 3)
         assert source.class_names == tuple("0123456789")
         image = source.load(3)
@@ -55,10 +53,10 @@ class TestDigits:
     def test_original_size_keeps_the_original_values(self):
         from sklearn.datasets import load_digits
 
-        assert close(digits(8).load(5)[..., 0], np.rint(load_digits().images[5] * 255 / 16), 0)
+        np.testing.assert_array_equal(digits(8).source().load(5)[..., 0], np.rint(load_digits().images[5] * 255 / 16))
 
     def test_test_rows_are_fixed_and_stratified(self):
-        source = digits(8)
+        source = digits(8).source()
         test = source.origins == Origin.TEST
         assert test.sum() == 400 and (source.origins[~test] == Origin.TRAIN).all()
         share = np.bincount(source.labels[test]) / np.bincount(source.labels)
@@ -72,127 +70,10 @@ class TestDigits:
             digits(path="/data")
 
 
-class TestDecode:
-    @pytest.mark.parametrize(
-        ("name", "mode"),
-        [
-            ("a.png", "RGB"),
-            ("a.png", "RGBA"),
-            ("a.png", "P"),
-            ("a.bmp", "RGB"),
-            ("a.gif", "P"),
-            ("a.webp", "RGB"),
-            ("a.webp", "RGBA"),
-            ("a.jpg", "RGB"),
-            ("a.jpeg", "CMYK"),
-            ("A.JPG", "RGB"),
-        ],
-    )
-    def test_formats(self, tmp_path, name, mode):
-        original = picture(48, 48).convert(mode)
-        jpeg = "j" in name.lower()
-        options = {"quality": 95, "subsampling": 0} if jpeg else {"lossless": True} if "webp" in name else {}
-        found = decode(save(original, tmp_path / name, **options), 48)
-        assert found.shape == (48, 48, 3) and found.dtype == np.uint8
-        assert close(found, original.convert("RGB"), 8 if jpeg else 0)
-
-    @pytest.mark.parametrize("mode", ["L", "1", "LA"])
-    def test_gray(self, tmp_path, mode):
-        gray = picture(16, 16).convert("L").convert(mode)
-        found = decode(save(gray, tmp_path / "a.png"), 16)
-        assert close(found, np.asarray(gray.convert("L"))[..., None], 0)
-
-    def test_sixteen_bits_are_scaled_not_clipped(self, tmp_path):
-        values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-        found = decode(save(Image.fromarray(values), tmp_path / "a.png"), 16)
-        assert close(found[..., 0].ravel(), np.arange(256), 0)
-
-    def test_transparent_is_white(self, tmp_path):
-        image = Image.new("RGBA", (8, 8), (255, 0, 0, 255))
-        image.paste((0, 0, 0, 0), (0, 0, 4, 8))
-        found = decode(save(image, tmp_path / "a.png"), 8)
-        assert (found[:, :4] == 255).all() and (found[:, 4:] == [255, 0, 0]).all()
-
-    def test_transparent_palette_entry_is_white(self, tmp_path):
-        image = Image.new("P", (8, 8), 1)
-        image.putpalette([9, 9, 9, 0, 0, 255])
-        image.paste(0, (0, 0, 4, 8))
-        found = decode(save(image, tmp_path / "a.png", transparency=0), 8)
-        assert (found[:, :4] == 255).all() and (found[:, 4:] == [0, 0, 255]).all()
-
-    def test_first_frame(self, tmp_path):
-        frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-        found = decode(save(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:]), 8)
-        assert (found == [255, 0, 0]).all()
-
-    @pytest.mark.parametrize("tag", range(1, 9))
-    @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
-    def test_orientation(self, tmp_path, tag, name):
-        from PIL import ImageOps
-
-        exif = Image.Exif()
-        exif[0x0112] = tag
-        path = save(picture(32, 48), tmp_path / name, exif=exif)
-        with Image.open(path) as stored:
-            upright = ImageOps.exif_transpose(stored)
-        expected = ImageOps.fit(upright, (32, 32), Image.Resampling.BICUBIC)
-        assert close(decode(path, 32), expected, 1)
-
-    @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-    def test_damaged_exif_keeps_the_image(self, tmp_path):
-        path = save(picture(16, 16), tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff broken")
-        assert decode(path, 16).shape == (16, 16, 3)
-
-    def test_shorter_side_and_centre(self, tmp_path):
-        image = Image.new("RGB", (40, 20), "red")
-        image.paste((0, 0, 255), (10, 0, 30, 20))
-        # The outermost columns blend with the red beside the square.
-        assert (decode(save(image, tmp_path / "a.png"), 10)[:, 1:-1] == [0, 0, 255]).all()
-
-    def test_large_jpeg_is_scaled_as_without_draft(self, tmp_path):
-        from PIL import ImageOps
-
-        path = save(picture(600, 800), tmp_path / "a.jpg", quality=95)
-        with Image.open(path) as full:
-            expected = ImageOps.fit(full, (32, 32), Image.Resampling.BICUBIC)
-        assert close(decode(path, 32), expected, 4)
-
-    @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.webp", "a.bmp"])
-    @pytest.mark.parametrize("keep", [0.6, 0.02, 0])
-    def test_truncated(self, tmp_path, name, keep):
-        path = save(picture(300, 300), tmp_path / name)
-        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-        with pytest.raises(CorruptImage):
-            decode(path, 8)
-
-    @pytest.mark.parametrize(
-        "content", [b"this is text", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0", b"\xff\xd8\xff\xe0"]
-    )
-    def test_other_content(self, tmp_path, content):
-        (tmp_path / "a.jpg").write_bytes(content)
-        with pytest.raises(CorruptImage, match="JPEG, PNG, BMP, GIF, WEBP|truncated|data"):
-            decode(tmp_path / "a.jpg", 8)
-
-    def test_decompression_bomb(self, tmp_path):
-        def chunk(kind, data):
-            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-        for side, reason in ((8193, "more than 67,108,864 pixels"), (50_000, "Decompression")):
-            header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-            content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-            (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-            with pytest.raises(CorruptImage, match=reason):
-                decode(tmp_path / "a.png", 8)
-
-    def test_missing_file(self, tmp_path):
-        with pytest.raises(CorruptImage, match="FileNotFoundError"):
-            decode(tmp_path / "a.png", 8)
-
-
 class TestFolder:
     def test_train_unlabelled_test(self, tmp_path):
         make_folder(tmp_path, train_cat=2, train_dog=3, test_dog=1, unlabelled=1, unlabelled_deep_er=2)
-        source = folder(tmp_path, 8)
+        source = folder(tmp_path, 8).source()
         assert source.class_names == ("cat", "dog")
         assert source.labels.tolist() == [0, 0, 1, 1, 1, -1, -1, -1, 1]
         assert source.origins.tolist() == [0] * 5 + [1] * 3 + [2]
@@ -200,7 +81,7 @@ class TestFolder:
         assert source.skipped["not_images"] == 0
 
     def test_one_folder_of_classes(self, tmp_path):
-        source = folder(make_folder(tmp_path, b=1, a=2, a_nested=1), 8)
+        source = folder(make_folder(tmp_path, b=1, a=2, a_nested=1), 8).source()
         assert source.class_names == ("a", "b") and source.labels.tolist() == [0, 0, 0, 1]
         assert (source.origins == Origin.TRAIN).all()
         assert source.load(3).shape == (8, 8, 3)
@@ -208,7 +89,7 @@ class TestFolder:
     def test_relative_path_survives_a_change_of_folder(self, tmp_path, monkeypatch):
         make_folder(tmp_path / "data", a=1)
         monkeypatch.chdir(tmp_path)
-        source = folder("data", 8)
+        source = folder("data", 8).source()
         monkeypatch.chdir("/")
         source.load(0)
 
@@ -232,7 +113,7 @@ class TestFolder:
         (root / "train" / "cat" / "loop").symlink_to(root / "train")
         (root / "train" / "cat" / "dangling.png").symlink_to(root / "nothing.png")
         (root / "train" / "dog" / "inside.png").symlink_to(root / "train" / "dog" / "0.png")
-        source = folder(root, 8)
+        source = folder(root, 8).source()
         assert source.names == ["train/cat/0.png", "train/dog/0.png", "train/dog/inside.png"]
         assert source.skipped == {
             "not_images": 6,
@@ -252,8 +133,7 @@ class TestFolder:
         store = prepare_folder(tmp_path / "data", tmp_path / "stores")
         assert set(store.class_names) == set(odd) and len(store) == 5
         assert (
-            "größe/größe.PNG" in store.names()
-            and os.fsdecode(b"gr\xc3\xb6\xc3\x9fe/latin-\xe9.png") in store.names()
+            "größe/größe.PNG" in store.names() and os.fsdecode(b"gr\xc3\xb6\xc3\x9fe/latin-\xe9.png") in store.names()
         )
 
     @pytest.mark.parametrize(
@@ -288,12 +168,12 @@ class TestFolder:
         def refuse(place):
             raise PermissionError(13, "Permission denied", str(place))
 
-        monkeypatch.setattr(sources.os, "scandir", refuse)
+        monkeypatch.setattr(os, "scandir", refuse)
         with pytest.raises(DataError, match="cannot list .*: Permission denied"):
             folder(tmp_path, 8)
 
     def test_american_spelling(self, tmp_path):
-        assert folder(make_folder(tmp_path, train_a=1, unlabeled=2), 8).labels.tolist() == [0, -1, -1]
+        assert folder(make_folder(tmp_path, train_a=1, unlabeled=2), 8).source().labels.tolist() == [0, -1, -1]
 
 
 class TestPrepare:
@@ -304,6 +184,14 @@ class TestPrepare:
         again = prepare_folder(tmp_path / "data", tmp_path / "stores")
         assert (again.path, (again.path / "manifest.json").stat().st_mtime_ns) == (first.path, stamp)
         assert first.path.name.startswith("folder-8-") and len(first.path.name) == len("folder-8-") + 12
+
+    def test_digits_that_are_there_do_not_import_scikit_learn(self, tmp_path):
+        call = f"prepare('digits', path=None, image_size=8, stores={str(tmp_path)!r}, progress=False)"
+        code = f"import sys; from semisup_core.data.sources import prepare; {call}; print('sklearn' in sys.modules)"
+        outputs = [
+            subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout for _ in "12"
+        ]
+        assert outputs == ["True\n", "False\n"]
 
     def test_changed_files_make_another_store(self, tmp_path):
         root = make_folder(tmp_path / "data", a=2, b=1)
@@ -328,9 +216,7 @@ class TestPrepare:
         assert len(store) == 8 and store.manifest.corrupt == ("a/1.png",)
         assert store.names()[:2] == ["a/0.png", "a/2.png"]
         np.testing.assert_array_equal(store.read([1])[0], decode(root / "a" / "2.png", 8))
-        with pytest.raises(
-            DataError, match="1 of 9 images are corrupt, expected at most 0.01 of them: a/1.png"
-        ):
+        with pytest.raises(DataError, match="1 of 9 images are corrupt, expected at most 0.01 of them: a/1.png"):
             prepare_folder(root, tmp_path / "stores")
 
     def test_corrupt_files_over_the_quota(self, tmp_path):
@@ -342,9 +228,9 @@ class TestPrepare:
 
     def test_file_that_vanishes_counts_as_corrupt(self, tmp_path, monkeypatch):
         root = make_folder(tmp_path / "data", a=2)
-        source = folder(root, 8)
+        found = folder(root, 8)
         (root / "a" / "1.png").unlink()
-        monkeypatch.setitem(SOURCES, "folder", lambda **_: dataclasses.replace(source))
+        monkeypatch.setitem(SOURCES, "folder", lambda **_: found)
         assert prepare_folder(root, tmp_path / "stores", corrupt_quota=0.5).manifest.corrupt == ("a/1.png",)
 
     def test_same_images_elsewhere_have_the_same_fingerprint(self, tmp_path):

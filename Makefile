@@ -1,0 +1,47 @@
+# Every target sets up what it needs; the first one creates .venv and takes a minute or two.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+PY := .venv/bin/python
+STAMP := .venv/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train debug test test-slow lint format typecheck lock clean
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## create .venv with the pinned packages (nothing to do the second time)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"error: expected Python 3.11 to 3.13, found {v[0]}.{v[1]}; set PYTHON=python3.11")'
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@echo "installing the pinned packages into .venv (about 3 GB) …"
+	@PIP_CONSTRAINT=constraints.txt $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+train: $(STAMP) ## train on the bundled digits; overrides with ARGS="key=value …"
+	@$(PY) -m jobs.train $(ARGS)
+
+debug: $(STAMP) ## the same in one process, without Ray, eagerly, for a few steps
+	@$(PY) -m jobs.train runtime=local debug.eager=true debug.steps=4 resume=false name=debug $(ARGS)
+
+test: $(STAMP) ## all tests that guard main
+	@$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(STAMP) ## the tests that take longer than a contributor waits for
+	@$(PY) -m pytest -m slow $(ARGS)
+
+lint: $(STAMP) ## style and import rules, without changing anything
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+format: $(STAMP) ## mend what the formatter can
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+typecheck: $(STAMP) ## mypy on semisup_core and jobs
+	@$(PY) -m mypy
+
+lock: $(STAMP) ## resolve pyproject.toml anew into constraints.txt (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url --no-annotate --no-header pyproject.toml -o constraints.txt
+
+clean: ## remove .venv
+	rm -rf .venv

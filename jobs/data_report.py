@@ -1,0 +1,111 @@
+"""What `python -m jobs.data` prints of a store and its split."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semisup_core.data.splits import POOLS, Split, duplicates
+from semisup_core.data.store import Store
+
+FINGERPRINT_CHARACTERS = 12
+NAMED_CORRUPT = 10
+NAMED_DUPLICATES = 5
+# Of more classes the table shows the smallest, the largest and the median.
+LISTED_CLASSES = 30
+CLASS_CHARACTERS = 32
+
+Row = tuple[str, NDArray[np.number]]
+
+
+def describe_store(store: Store) -> str:
+    """Says what the store holds, where it is, and which files of the source are not in it."""
+    manifest = store.manifest
+    size = _size(sum(file.bytes for file in manifest.files))
+    skipped = [f"{count:,} {kind.replace('_', ' ')}" for kind, count in manifest.skipped.items() if count]
+    corrupt = _first([_one_line(name) for name in manifest.corrupt], NAMED_CORRUPT)
+    facts = {
+        "data set": f"{manifest.source}, {len(store):,} images of {' x '.join(map(str, store.image_shape))}",
+        "store": f"{_one_line(str(store.path))}, {size}",
+        "fingerprint": store.fingerprint[:FINGERPRINT_CHARACTERS],
+        "files skipped": ", ".join(skipped) or "none",
+        "corrupt images": f"{len(manifest.corrupt):,}, left out: {', '.join(corrupt)}" if corrupt else "none",
+    }
+    return "\n".join(f"{name + ':':16}{fact}" for name, fact in facts.items())
+
+
+def describe_pools(store: Store, split: Split) -> str:
+    """A table of classes by pools, and how far the classes are from balanced.
+
+    Args:
+        store: gives the true classes, of unlabelled images too where the source knows them.
+        split: gives the pools.
+    """
+    labels = [store.labels[getattr(split, pool)] for pool in POOLS]
+    counts = np.stack([np.bincount(rows[rows >= 0], minlength=len(store.class_names)) for rows in labels], axis=1)
+    without_class = np.array([(rows < 0).sum() for rows in labels])
+    training = counts[:, POOLS.index("unlabelled")]
+    names = [_one_line(name)[:CLASS_CHARACTERS] for name in store.class_names]
+    rows: list[Row] = list(zip(names, counts, strict=True))
+    if len(rows) > LISTED_CLASSES:
+        extremes = {"smallest": training.argmin(), "largest": training.argmax()}
+        rows = [(f"{kind}: {names[label]}", counts[label]) for kind, label in extremes.items()]
+        rows.append((f"median of {len(names):,} classes", np.median(counts, axis=0)))
+    if without_class.any():
+        rows.append(("(no label)", without_class))
+    rows.append(("total", counts.sum(axis=0) + without_class))
+    return "\n".join(
+        [
+            *_table(rows),
+            f"Split of seed {split.seed}. The unlabelled pool holds the labelled images too, never validation or test.",
+            _balance(names, training),
+        ]
+    )
+
+
+def describe_duplicates(store: Store, split: Split) -> str:
+    """Counts pairs of a held-out image and an equal one, pixel for pixel, in another pool, and names some."""
+    pairs = duplicates(store, split)
+    if not pairs:
+        return "Exact duplicates across splits: none"
+    names = store.names()
+    named = [" = ".join(f"{_one_line(names[row])} ({_pool(split, row)})" for row in pair) for pair in pairs]
+    return "\n  ".join([f"Exact duplicates across splits: {len(pairs):,}", *_first(named, NAMED_DUPLICATES)])
+
+
+def _balance(names: Sequence[str], training: NDArray[np.int64]) -> str:
+    few, many = int(training.argmin()), int(training.argmax())
+    if training[few] == training[many]:
+        return f"Training images: {training[few]:,} of every class"
+    ratio = training[many] / training[few]
+    return (
+        f"Training images: {training[few]:,} of {names[few]} to {training[many]:,} of {names[many]}, {ratio:.1f} to 1"
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
+
+
+def _first(texts: Sequence[str], most: int) -> list[str]:
+    more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
+    return [*texts[:most], *more]
+
+
+def _one_line(name: str) -> str:
+    """Escapes what would break a line or the terminal; file names may hold anything."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    cells = [["class", *POOLS]] + [[name, *(f"{value:,.10g}" for value in values)] for name, values in rows]
+    width = max(len(name) for name, *_ in cells)
+    return ["  ".join([name.ljust(width), *(cell.rjust(10) for cell in values)]) for name, *values in cells]
+
+
+def _pool(split: Split, row: int) -> str:
+    return next((pool for pool in ("test", "validation", "labelled") if row in getattr(split, pool)), "unlabelled")

@@ -1,0 +1,13 @@
+"""Errors of a job that are not the library's own; `jobs.cli` gives each its exit code."""
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be run: what was expected, what came, what to do (exit code 2)."""
+
+
+class UnavailableError(Exception):
+    """Storage or a cluster that does not answer (exit code 5)."""
+
+
+class TrainingError(Exception):
+    """Training failed for a reason that is not the configuration's or the data's (exit code 1)."""

@@ -1,0 +1,63 @@
+"""What every test process needs: two logical CPU devices, set before TensorFlow starts, and a prepared store."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_devices():
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(autouse=True)
+def float32():
+    """Each test starts in float32, whatever the one before it set."""
+    from semisup_core.devices import set_precision
+
+    set_precision("float32")
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory):
+    """A storage folder whose prepared stores are shared by all tests."""
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="session")
+def digits(storage):
+    """The prepared store of the digits."""
+    from jobs.config import load
+    from jobs.prepare import prepare_store
+
+    return prepare_store(load([f"storage={storage}"]), progress=False)
+
+
+def run_module(*words, timeout=200, cwd=ROOT, **environment):
+    """Runs `python -m …` as a user would; returns the completed process with its text output."""
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.fixture(scope="session")
+def cli():
+    """`cli("jobs.train", "key=value")` in a process of its own."""
+    return run_module

@@ -1,0 +1,67 @@
+"""Checkpoints are whole or not there."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jobs import checkpoint
+
+STATE = {"encoder/000/kernel": np.arange(6.0).reshape(2, 3), "optimizer0/000/iteration": np.int64(7)}
+
+
+def saved(folder, step):
+    return checkpoint.save(folder, STATE, {"step": step, "selection": {"step": None}})
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    saved(tmp_path, 12)
+    restored = checkpoint.newest(tmp_path)
+    assert restored.step == 12 and restored.meta["selection"] == {"step": None}
+    state = restored.state()
+    assert state.keys() == STATE.keys() and all(np.array_equal(state[name], STATE[name]) for name in STATE)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000000012"}
+
+
+def test_no_folder_no_checkpoint(tmp_path):
+    assert checkpoint.newest(tmp_path / "none") is None
+
+
+def flip_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda path: flip_byte(path / "state.npz"), "SHA-256"),
+        (lambda path: (path / "state.npz").write_bytes(b"short"), "bytes"),
+        (lambda path: (path / "meta.json").unlink(), "meta.json"),
+        (lambda path: (path / "manifest.json").unlink(), "manifest.json"),
+        (lambda path: (path / "manifest.json").write_text("{"), "manifest.json"),
+        (lambda path: (path / "manifest.json").write_text(json.dumps({"format_version": 99, "files": {}})), "99"),
+    ],
+)
+def test_a_damaged_newest_one_is_named_and_the_one_before_is_used(tmp_path, damage, words):
+    saved(tmp_path, 10)
+    damage(saved(tmp_path, 20).path)
+    said = []
+    assert checkpoint.newest(tmp_path, said.append).step == 10
+    assert len(said) == 1 and "step-000000020" in said[0] and words in said[0]
+    assert checkpoint.open_step(tmp_path, 20) is None and checkpoint.open_step(tmp_path, 10).step == 10
+
+
+def test_prune_keeps_the_newest_and_the_best_and_removes_leftovers(tmp_path):
+    for step in (5, 10, 15, 20):
+        saved(tmp_path, step)
+    (tmp_path / ".step-000000025.1.partial").mkdir()
+    checkpoint.prune(tmp_path, keep=2, best_step=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:09d}" for step in (5, 15, 20)]
+
+
+def test_saving_the_same_step_again_replaces_it(tmp_path):
+    saved(tmp_path, 5)
+    saved(tmp_path, 5)
+    assert checkpoint.newest(tmp_path).step == 5

@@ -1,0 +1,185 @@
+"""Configuration: every YAML loads, every mistake is named with its key path and the nearest valid name."""
+
+import json
+import sys
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+from jobs import config
+from jobs.errors import ConfigError
+from jobs.identity import identity, run_name
+from semisup_core.encoders import ENCODERS
+from semisup_core.methods import METHODS
+
+YAML_FILES = sorted(config.CONFIGS.rglob("*.yaml"))
+NEEDED = {"dataset=folder": ["dataset.path=somewhere"]}
+
+
+def test_there_are_config_files():
+    assert len(YAML_FILES) > 10
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: str(path.relative_to(config.CONFIGS)))
+def test_every_yaml_loads_and_starts_with_a_comment(path):
+    assert path.read_text().startswith("#")
+    group, name = path.parent.name, path.stem
+    if group in config.GROUP_ORDER:
+        pick = f"{group}={name}"
+        assert getattr(config.load([pick, *NEEDED.get(pick, [])]).groups, group) == name
+    else:
+        config.load([], None if path.name == "train.yaml" else str(path))
+
+
+@pytest.mark.parametrize("entries, group", [(METHODS, "method"), (ENCODERS, "encoder")])
+def test_every_entry_has_a_config(entries, group):
+    assert set(entries) <= set(config.members(group))
+
+
+def test_precedence_and_groups():
+    loaded = config.load(["method=cross_entropy", "trainer.epochs=7", "optimizer.learning_rate=2e-3"])
+    assert loaded.method.name == "cross_entropy" and loaded.trainer.epochs == 7
+    assert loaded.optimizer.learning_rate == 0.002
+    assert loaded.groups.augmentation == "digits"  # the data set says what suits it
+    assert config.load(["augmentation=none"]).groups.augmentation == "none"  # unless the user does
+    assert config.load(["dataset=folder", "dataset.path=x"]).groups.augmentation == "natural"
+
+
+def test_a_resolved_config_is_valid_and_the_same(tmp_path):
+    loaded = config.load(["trainer.epochs=3", "method.projection=[32]"])
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml(loaded))
+    assert config.load([], str(file)) == loaded
+    assert config.from_dict(json.loads(json.dumps(config.to_dict(loaded)))) == loaded
+    assert config.load(["trainer.epochs=4"], str(file)).trainer.epochs == 4
+
+
+def test_a_member_picked_anew_drops_what_the_file_said_of_it(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml(config.load(["method.temperature=0.3"])))
+    assert config.load([], str(file)).method.temperature == 0.3
+    assert config.load(["method=cross_entropy"], str(file)).method.name == "cross_entropy"
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["method=sunct"], ["method", "sunct", "did you mean suncet"]),
+        (["method.temprature=1"], ["method.temprature", "did you mean method.temperature"]),
+        (["temperature=1"], ["temperature", "did you mean method.temperature"]),
+        (["trainer.temperature=1"], ["did you mean method.temperature"]),
+        (["augmentation.strong.min_aera=0.5"], ["did you mean augmentation.strong.min_area"]),
+        (["trainer.epochs.more=3"], ["trainer.epochs.more"]),
+        (["trainer=3"], ["trainer"]),
+        (["trainer.epochs=many"], ["trainer.epochs", "many"]),
+        (["trainer.epochs=2.5"], ["trainer.epochs", "2.5"]),
+        (["dataset.balanced=perhaps"], ["dataset.balanced", "perhaps"]),
+        (["trainer.epochs=0"], ["trainer.epochs", "at least 1", "got 0"]),
+        (["augmentation.strong.min_area=7"], ["augmentation.strong.min_area", "at most 1.0", "7"]),
+        (["method.projection=[0]"], ["method.projection", "at least 1"]),
+        (["optimizer.name=adan"], ["optimizer.name", "adam", "did you mean"]),
+        (["method.name=paws"], ["method.name", "paws"]),
+        (["encoder.name=resnet19"], ["encoder.name", "did you mean resnet18"]),
+        (["dataset=folder"], ["dataset.path", "none was given"]),
+        (["dataset=folder", "dataset.path=null"], ["dataset.path"]),
+        (["epochs"], ["epochs", "key=value"]),
+        (["=3"], ["key=value"]),
+        (["groups.methd=suncet"], ["groups.methd"]),
+        (["evaluation.protocols=[knn2]"], ["evaluation.protocols", "knn20"]),
+        (["evaluation.protocols=[classifier]", "evaluation.monitor=classifier"], ["suncet", "classifier"]),
+        (["evaluation.monitor=knn20", "evaluation.protocols=[linear]"], ["evaluation.monitor"]),
+        (["dataset.label_fraction=0.1"], ["labels_per_class", "label_fraction"]),
+        (["trainer.early_stop=3", "dataset.validation_per_class=0"], ["trainer.early_stop", "validation"]),
+        (["seed=-1"], ["seed", "at least 0"]),
+    ],
+)
+def test_mistakes_are_named(overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        config.load(overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [\n", "trainer: {epoch: 3}\n", "groups: {methd: suncet}\n"])
+def test_bad_files_are_named(tmp_path, text):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="mine.yaml"):
+        config.load([], str(file))
+    with pytest.raises(ConfigError, match="nowhere.yaml"):
+        config.load([], str(tmp_path / "nowhere.yaml"))
+
+
+@pytest.mark.parametrize("bad", [["method=sunct"], ["trainer.epochs=0"], ["dataset=folder"], ["trainr.epochs=1"]])
+def test_command_line_answers_with_exit_2_and_one_line(cli, bad):
+    done = cli("jobs.train", *bad)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_mistakes_are_answered_at_once_without_heavy_imports(cli):
+    program = (
+        "import sys, time; begun = time.perf_counter()\n"
+        "sys.argv = ['train', 'method.temprature=1']\n"
+        "from jobs.cli import main_with_exit_codes\nfrom jobs.train import main\n"
+        "try: main_with_exit_codes(main)\n"
+        "except SystemExit as stop: print(stop.code, time.perf_counter() - begun)\n"
+        "print([name for name in ('keras', 'tensorflow', 'ray', 'numpy', 'wandb') if name in sys.modules])\n"
+    )
+    import subprocess
+
+    seconds = []
+    for _ in range(3):  # the fastest of three: the machine may be busy
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, cwd=config.CONFIGS.parent
+        )
+        code, elapsed = done.stdout.splitlines()[0].split()
+        assert code == "2" and done.stdout.splitlines()[1] == "[]"
+        seconds.append(float(elapsed))
+        time.sleep(0)
+    assert min(seconds) < 0.5
+
+
+def test_help_and_print_config(cli):
+    text = cli("jobs.train", "--help").stdout
+    for group in config.GROUP_ORDER:
+        assert f"{group}={' | '.join(config.members(group))}" in text
+    printed = cli("jobs.train", "--print-config", "trainer.epochs=9")
+    assert printed.returncode == 0
+    assert OmegaConf.create(printed.stdout).trainer.epochs == 9
+    assert cli("jobs.train", "--no-such-flag").returncode == 2
+
+
+def test_identity_holds_what_changes_the_result_and_nothing_else():
+    def name(*overrides, fingerprint="f"):
+        return run_name(config.load(list(overrides)), fingerprint)
+
+    assert name().startswith("suncet-digits-conv_small-")
+    same = [
+        "resume=false",
+        "storage=elsewhere",
+        "runtime=local",
+        "tracking=wandb",
+        "debug.eager=true",
+        "evaluation.every=5",
+        "checkpoint.keep=9",
+        "trainer.steps_per_call=3",
+        "trainer.max_minutes=1",
+        "runtime.num_workers=2",
+        "dataset.path=elsewhere",
+    ]
+    assert all(name(override) == name() for override in same)
+    other = [
+        "seed=1",
+        "method.temperature=0.2",
+        "trainer.epochs=3",
+        "encoder.width=16",
+        "dataset.labels_per_class=5",
+        "augmentation.strength=0.5",
+        "optimizer.clip=1",
+        "trainer.precision=mixed_bfloat16",
+    ]
+    assert len({name(), *map(name, other)}) == len(other) + 1
+    assert name(fingerprint="g") != name() and name("name=mine") == "mine"
+    assert "method.temperature" in identity(config.load([]), "f")
