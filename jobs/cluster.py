@@ -1,13 +1,13 @@
 """Workers under Ray Train, on a private local cluster or on one that is running."""
 
 import os
+import socket
 import threading
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-from ray.train.tensorflow import TensorflowTrainer
 
 from jobs.config import from_dict, to_dict
 from jobs.errors import ConfigError, TrainingError, UnavailableError
@@ -18,6 +18,7 @@ from semisup_core.data.splits import Split
 from semisup_core.errors import SemisupError
 
 _LONGEST_ERROR = 600  # characters of a worker's error in the terminal; all of it is in Ray's log
+_PROBE_SECONDS = 5.0
 _POLL_SECONDS = 0.3  # how often the driver asks for new lines
 # TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
@@ -42,6 +43,8 @@ def run(config: RunConfig, folder: RunFolder, store: Path, split: Split, num_cla
     try:
         cpus, gpus = _shares(config)
         make_plan(config, split, num_classes, config.runtime.num_workers * max(gpus, 1))
+        from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
+
         console = ray.remote(num_cpus=0)(_Console).remote()
         printer = _Printer(console)
         trainer = TensorflowTrainer(
@@ -106,6 +109,7 @@ def _work(job: dict[str, Any]) -> None:
 def _connect(config: RunConfig) -> None:
     # A submitted job finds its cluster in RAY_ADDRESS; "local" never joins a cluster that happens to be running.
     address = config.runtime.address or os.environ.get("RAY_ADDRESS") or "local"
+    _probe(address)
     try:
         ray.init(
             address=address,
@@ -115,6 +119,19 @@ def _connect(config: RunConfig) -> None:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UnavailableError(f"runtime.address={address}: no Ray cluster answers there: {error}") from error
+
+
+def _probe(address: str) -> None:
+    """Asks a HOST:PORT whether anything listens there; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
+    except OSError as error:
+        raise UnavailableError(
+            f"runtime.address={address}: no Ray cluster answers there ({error}); check it with ray status"
+        ) from error
 
 
 def _shares(config: RunConfig) -> tuple[float, int]:

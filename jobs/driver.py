@@ -32,7 +32,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     store = prepare_store(config)
     split = split_of(config, store)
     folder = RunFolder(Path(config.storage).expanduser().resolve() / run_name(config, store.fingerprint))
-    summary = _finished(config, folder)
+    summary = _finished(config, folder, store.fingerprint)
     if summary is None:
         folder.describe(config, store.fingerprint, split.to_json(store))
         if config.runtime.name == "local":
@@ -48,13 +48,14 @@ def train(config: RunConfig) -> dict[str, Any]:
     return summary
 
 
-def _finished(config: RunConfig, folder: RunFolder) -> dict[str, Any] | None:
+def _finished(config: RunConfig, folder: RunFolder, fingerprint: str) -> dict[str, Any] | None:
     """The summary of a run that has nothing left to do; moves an old folder aside when it must not be resumed."""
     if not config.resume:
         aside = folder.move_aside()
         if aside:
             print(f"resume=false: moved the earlier run to {aside}")
         return None
+    folder.check_identity(config, fingerprint)
     summary = folder.finished()
     if summary is None or not summary["complete"]:
         return None

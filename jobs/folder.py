@@ -28,6 +28,7 @@ class RunFolder:
         self.encoder = path / "encoder.keras"
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
+        self._identity = path / "identity.json"
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""
@@ -42,27 +43,29 @@ class RunFolder:
             number += 1
         return self.path.rename(aside)
 
-    def describe(self, config: RunConfig, fingerprint: str, split: dict[str, Any]) -> None:
-        """Writes config.yaml, identity.json, split.json and environment.json; a resumed run keeps its first three.
+    def check_identity(self, config: RunConfig, fingerprint: str) -> None:
+        """Refuses to go on with a run of another identity.
 
         Raises:
-            ConfigError: the folder holds a run of another identity; names the keys that differ.
+            ConfigError: names the keys that differ.
         """
+        if not self._identity.exists():
+            return
+        before, now = json.loads(self._identity.read_text()), identity(config, fingerprint)
+        differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if differing:
+            raise ConfigError(
+                f"name: {self.path} holds a run that differs in {', '.join(differing)}; expected the same values to "
+                "resume it, another name for another run, or resume=false to move it aside"
+            )
+
+    def describe(self, config: RunConfig, fingerprint: str, split: dict[str, Any]) -> None:
+        """Writes config.yaml, split.json, identity.json and environment.json; a resumed run keeps the first three."""
         self.path.mkdir(parents=True, exist_ok=True)
-        identity_file = self.path / "identity.json"
-        now = identity(config, fingerprint)
-        if identity_file.exists():
-            before = json.loads(identity_file.read_text())
-            differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-            if differing:
-                raise ConfigError(
-                    f"name: {self.path} holds a run that differs in {', '.join(differing)}; expected the same values "
-                    "to resume it, another name for another run, or resume=false to move it aside"
-                )
-        else:
+        if not self._identity.exists():
             write_text(self.path / "config.yaml", to_yaml(config))
             write_text(self.path / "split.json", json.dumps(split, indent=1))
-            write_text(identity_file, json.dumps(now, indent=1))
+            write_text(self._identity, json.dumps(identity(config, fingerprint), indent=1))
         write_text(self.path / "environment.json", json.dumps(_environment(), indent=1))
 
 

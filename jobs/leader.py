@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -75,7 +74,7 @@ class Leader:
         self._phases: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0}
         self._epoch_seconds: list[float] = []
         self._losses: list[float] = []
-        self._begun = self._spoken = time.perf_counter()
+        self._begun = self._spoken = self._ended = time.perf_counter()
 
     def introduce(self, replicas: int, streams: dict[str, Any], build_seconds: float) -> None:
         """Says what is about to run, and draws the gallery."""
@@ -93,6 +92,11 @@ class Leader:
         if "labelled" in streams and streams["labelled"].repeats:
             self._say("some class has fewer labelled images than a batch takes of it: batches repeat images")
         self._draw_gallery()
+        self._ended = time.perf_counter()
+
+    def begin_epoch(self) -> None:
+        """Starts the clock of an epoch."""
+        self._losses = []
         self._begun = self._spoken = time.perf_counter()
 
     def log(self, first: int, logs: dict[str, np.ndarray]) -> None:
@@ -112,16 +116,13 @@ class Leader:
                 f"left {duration(left)}"
             )
 
-    def end_epoch(self, epoch: int, last: bool, out_of_time: bool) -> Path | None:
+    def end_epoch(self, epoch: int, last: bool, out_of_time: bool) -> None:
         """Evaluates, logs, says one line, decides on stopping, and saves when it is time.
 
         Args:
             epoch: 1 for the first.
             last: whether no step follows.
             out_of_time: whether trainer.max_minutes is used up.
-
-        Returns:
-            The checkpoint, if one was written.
         """
         config, step = self._config, self._trainer.step
         train_seconds = time.perf_counter() - self._begun
@@ -143,18 +144,17 @@ class Leader:
         elif out_of_time and not last:
             self.stopped = f"trainer.max_minutes={config.trainer.max_minutes} used up"
         due = epoch % config.checkpoint.every == 0 or self._selection.step == step
-        saved = self._save(epoch) if due or last or self.stopped else None
+        if due or last or self.stopped:
+            self._save(epoch)
         self._phases["train"] += train_seconds
-        seconds = time.perf_counter() - self._begun
+        seconds = time.perf_counter() - self._ended
+        self._ended = time.perf_counter()
         self._epoch_seconds.append(seconds)
         left = median(self._epoch_seconds[-5:]) * (config.trainer.epochs - epoch)
         shown = {config.evaluation.monitor: validation[config.evaluation.monitor]} if validation else {}
         self._say(epoch_line(epoch, config.trainer.epochs, float(np.mean(self._losses)), rate, shown, seconds, left))
         if self.stopped:
             self._say(f"stopping: {self.stopped}")
-        self._losses, self._begun = [], time.perf_counter()
-        self._spoken = self._begun
-        return saved
 
     def _validate(self, epoch: int, last: bool) -> dict[str, float]:
         if not len(self._split.validation) or (epoch % self._config.evaluation.every and not last):
@@ -164,7 +164,7 @@ class Leader:
         self._phases["validate"] += time.perf_counter() - begun
         return {result.protocol: result.accuracy for result in measured}
 
-    def _save(self, epoch: int) -> Path:
+    def _save(self, epoch: int) -> None:
         """Commits a checkpoint, then the log rows up to its step, then deletes what is no longer needed."""
         begun = time.perf_counter()
         meta = {
@@ -178,7 +178,6 @@ class Leader:
         checkpoints.prune(self._folder.checkpoints, self._config.checkpoint.keep, self._selection.step)
         self.last_checkpoint = saved.path
         self._phases["checkpoint"] += time.perf_counter() - begun
-        return saved.path
 
     def finish(self) -> None:
         """Loads the selected weights, measures them on test, once, and writes the results."""

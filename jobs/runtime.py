@@ -2,8 +2,11 @@
 
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Protocol
+
+_REPORT_SECONDS = 10.0  # Ray's controller polls every 2 s: reports closer than that would hold up training
 
 
 class Runtime(Protocol):
@@ -25,6 +28,9 @@ class Runtime(Protocol):
     def agree(self, value: Any) -> Any:
         """Rank 0's value, on every rank; all ranks must call it equally often."""
 
+    def due(self) -> bool:
+        """Whether a report is worth its cost now; asked on rank 0 only."""
+
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         """Tells the surroundings where the run is; all ranks must call it equally often."""
 
@@ -43,6 +49,10 @@ class LocalRuntime:
     def agree(self, value: Any) -> Any:
         """The value itself."""
         return value
+
+    def due(self) -> bool:
+        """Nobody listens."""
+        return False
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         """Nothing to tell."""
@@ -65,6 +75,7 @@ class RayTrainRuntime:
         self.world_size: int = context.get_world_size()
         self.cpus = cpus
         self._console = console
+        self._reported = time.monotonic()
 
     def say(self, line: str) -> None:
         """Sends the line to the driver's terminal."""
@@ -78,10 +89,15 @@ class RayTrainRuntime:
 
         return broadcast_from_rank_zero(value)
 
+    def due(self) -> bool:
+        """Not more often than Ray's controller takes reports; a report waits until the one before is taken."""
+        return time.monotonic() - self._reported >= _REPORT_SECONDS
+
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         """Reports to Ray; the checkpoint goes as a reference, the files stay in the run folder."""
         import ray.train
 
+        self._reported = time.monotonic()
         if checkpoint is None:
             ray.train.report(metrics)
             return

@@ -53,7 +53,7 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_path: Path, runtime:
     _train(config, plan, trainer, iterator, runtime, leader, started)
     if leader:
         leader.finish()
-    runtime.report({"step": trainer.step}, None)
+    runtime.report({"step": trainer.step}, leader.last_checkpoint if leader else None)
 
 
 def _train(
@@ -71,13 +71,17 @@ def _train(
     while trainer.step < last and not stop:
         epoch = trainer.step // plan.steps_per_epoch + 1
         end = min(epoch * plan.steps_per_epoch, last)
+        if leader:
+            leader.begin_epoch()
         while trainer.step < end:
             _advance(trainer, iterator, min(config.trainer.steps_per_call, end - trainer.step), leader)
         minutes = (time.perf_counter() - started) / 60
         out_of_time = config.trainer.max_minutes is not None and minutes >= config.trainer.max_minutes
-        saved = leader.end_epoch(epoch, last=trainer.step == last, out_of_time=out_of_time) if leader else None
-        stop, checkpoint = runtime.agree((leader.stopped is not None, saved) if leader else None)
-        runtime.report({"epoch": epoch, "step": trainer.step}, checkpoint)
+        if leader:
+            leader.end_epoch(epoch, last=trainer.step == last, out_of_time=out_of_time)
+        stop, due = runtime.agree((leader.stopped is not None, runtime.due()) if leader else None)
+        if due:
+            runtime.report({"epoch": epoch, "step": trainer.step}, leader.last_checkpoint if leader else None)
 
 
 def _advance(trainer: Trainer, iterator: Any, steps: int, leader: Leader | None) -> None:

@@ -29,6 +29,8 @@ COMMON = [
     "dataset.image_size=32",
 ]
 
+EAGER = ["debug.eager=true"]  # for a step or two, tracing costs more than it saves
+
 
 class Training:
     """A method under training, as the worker loop builds it."""
@@ -128,7 +130,7 @@ def test_every_trainable_variable_gets_a_gradient(digits, storage, method):
 
 def test_bfloat16_trains_with_finite_losses_close_to_float32(digits, storage, method):
     half = Training(digits, storage, method, precision="mixed_bfloat16")
-    full = Training(digits, storage, method, precision="float32")
+    full = Training(digits, storage, method, precision="float32", overrides=EAGER)
     # bfloat16 has 8 bits of mantissa: one step differs by about a hundredth, a wrong cast by far more.
     assert half.run(1)[0] == pytest.approx(full.run(1)[0], rel=0.05)
     assert np.isfinite(half.run(5)).all()
@@ -140,9 +142,9 @@ def test_no_gather_means_another_loss(digits, storage, method, monkeypatch):
     """The equality test can fail: without the gather, two replicas compare with half the references."""
     monkeypatch.setattr(Replica, "all_gather", lambda self, values: values)
     monkeypatch.setattr(Replica, "positions", lambda self, rows: tf.range(rows))
-    broken = Training(digits, storage, method, replicas=2).run(1)
+    broken = Training(digits, storage, method, replicas=2, overrides=EAGER).run(1)
     monkeypatch.undo()
-    right = Training(digits, storage, method, replicas=2).run(1)
+    right = Training(digits, storage, method, replicas=2, overrides=EAGER).run(1)
     assert not np.allclose(broken, right, rtol=1e-3)
 
 

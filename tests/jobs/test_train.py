@@ -137,15 +137,6 @@ def test_rows_beyond_the_checkpoint_are_dropped_and_a_bad_checkpoint_is_named(fi
 
 def test_another_configuration_under_the_same_name_is_refused(finished, storage):
     with pytest.raises(ConfigError, match="method.temperature"):
-        (finished / "summary.json").rename(finished / "summary.away")
-        try:
-            driver.train(small(storage, "straight", "method.temperature=0.9"))
-        finally:
-            (finished / "summary.away").rename(finished / "summary.json")
-
-
-def test_a_finished_run_of_another_configuration_is_not_shown_as_this_ones(finished, storage):
-    with pytest.raises(ConfigError, match="method.temperature"):
         driver.train(small(storage, "straight", "method.temperature=0.9"))
 
 
