@@ -13,6 +13,7 @@ from jobs.config import from_dict, to_dict
 from jobs.errors import ConfigError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.plan import make_plan
+from jobs.quiet import stderr_aside
 from jobs.schema import RunConfig
 from semisup_core.data.splits import Split
 from semisup_core.errors import SemisupError
@@ -43,7 +44,8 @@ def run(config: RunConfig, folder: RunFolder, store: Path, split: Split, num_cla
     try:
         cpus, gpus = _shares(config)
         make_plan(config, split, num_classes, config.runtime.num_workers * max(gpus, 1))
-        from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
+        with stderr_aside():
+            from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
 
         console = ray.remote(num_cpus=0)(_Console).remote()
         printer = _Printer(console)
@@ -115,7 +117,7 @@ def _connect(config: RunConfig) -> None:
             address=address,
             include_dashboard=False if address == "local" else None,
             log_to_driver=False,
-            logging_level="warning",
+            logging_level="error",
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UnavailableError(f"runtime.address={address}: no Ray cluster answers there: {error}") from error

@@ -249,6 +249,10 @@ def _check_together(config: RunConfig) -> None:
             f"evaluation.monitor: expected one of evaluation.protocols "
             f"({', '.join(config.evaluation.protocols)}), got {config.evaluation.monitor}"
         )
+    if config.optimizer.name == "adam" and config.optimizer.weight_decay:
+        raise ConfigError("optimizer.weight_decay: adam has none; set it to 0, or use optimizer.name=adamw")
+    if config.runtime.name == "local" and config.runtime.num_workers > 1:
+        raise ConfigError("runtime.num_workers: runtime=local is one process; use runtime=ray for several workers")
     if config.seed < 0:
         raise ConfigError(f"seed: expected a value at least 0, got {config.seed}")
 

@@ -1,6 +1,5 @@
 """One run from the outside: data, preflight, the run folder, and workers in this process or under Ray Train."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from jobs.errors import TrainingError
 from jobs.folder import RunFolder
 from jobs.identity import run_name
 from jobs.prepare import prepare_store, split_of
+from jobs.quiet import quiet_environment, stderr_aside
 from jobs.report import final_table
 from jobs.schema import RunConfig
 
@@ -28,7 +28,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         UnavailableError: the cluster does not answer.
         TrainingError: the workers failed.
     """
-    _quiet_libraries()
+    quiet_environment()
     store = prepare_store(config)
     split = split_of(config, store)
     folder = RunFolder(Path(config.storage).expanduser().resolve() / run_name(config, store.fingerprint))
@@ -64,13 +64,11 @@ def _finished(config: RunConfig, folder: RunFolder, fingerprint: str) -> dict[st
 
 
 def _run_here(config: RunConfig, folder: RunFolder, store: Path) -> None:
+    with stderr_aside():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices("GPU")
     from jobs.runtime import LocalRuntime
     from jobs.worker import worker_loop
 
     worker_loop(config, folder, store, LocalRuntime())
-
-
-def _quiet_libraries() -> None:
-    """Leaves warnings and errors of TensorFlow and Ray; their greetings are not news to a user."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

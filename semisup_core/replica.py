@@ -77,6 +77,3 @@ class Replica:
                 "Replica is used outside strategy.run: expected a replica context, found a cross-replica one"
             )
         return context
-
-
-SINGLE = Replica()

@@ -27,7 +27,7 @@ class View:
         policy: which policy of the run's augmentation draws it.
         count: how many independently drawn copies.
         size: side in pixels when it differs from the data set's (multi-crop).
-        no_gradient: the trainer's caller may encode it without a tape; the method states it for readers and checks.
+        no_gradient: its features are a target only; the method stops their gradient.
         network: the encoder it is meant for.
     """
 

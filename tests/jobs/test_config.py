@@ -7,7 +7,7 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from jobs import config
+from jobs import config, schema
 from jobs.errors import ConfigError
 from jobs.identity import identity, run_name
 from semisup_core.encoders import ENCODERS
@@ -35,6 +35,13 @@ def test_every_yaml_loads_and_starts_with_a_comment(path):
 @pytest.mark.parametrize("entries, group", [(METHODS, "method"), (ENCODERS, "encoder")])
 def test_every_entry_has_a_config(entries, group):
     assert set(entries) <= set(config.members(group))
+
+
+def test_names_in_the_schema_are_those_of_the_library():
+    from semisup_core.data.sources import SOURCES
+    from semisup_core.evaluation.protocols import DESCRIPTIONS
+
+    assert set(schema.PROTOCOLS) == set(DESCRIPTIONS) and set(schema.SOURCES) == set(SOURCES)
 
 
 def test_precedence_and_groups():
@@ -91,6 +98,8 @@ def test_a_member_picked_anew_drops_what_the_file_said_of_it(tmp_path):
         (["evaluation.monitor=knn20", "evaluation.protocols=[linear]"], ["evaluation.monitor"]),
         (["dataset.label_fraction=0.1"], ["labels_per_class", "label_fraction"]),
         (["trainer.early_stop=3", "dataset.validation_per_class=0"], ["trainer.early_stop", "validation"]),
+        (["optimizer.name=adam"], ["optimizer.weight_decay", "adamw"]),
+        (["runtime=local", "runtime.num_workers=2"], ["runtime.num_workers", "runtime=ray"]),
         (["seed=-1"], ["seed", "at least 0"]),
     ],
 )

@@ -197,6 +197,24 @@ def test_eager_debugging_computes_the_same(storage):
     assert eager == pytest.approx(compiled, rel=1e-4)
 
 
+def test_a_folder_without_test_images(storage, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(
+                tmp_path / "pets" / name / f"{i}.png"
+            )
+    chosen = [word for word in SMALL if "batch" not in word]
+    words = ["dataset=folder", f"dataset.path={tmp_path}/pets", "dataset.image_size=32", "dataset.test_fraction=0"]
+    summary = driver.train(config.load([f"storage={storage}", "name=pets", *chosen, *words, "trainer.epochs=1"]))
+    assert (
+        summary["test"] == {}
+        and summary["counts"]["unlabelled"] == 24
+        and (storage / "pets" / "encoder.keras").exists()
+    )
+
+
 def test_no_validation_means_the_last_epoch(storage):
     summary = driver.train(small(storage, "blind", "dataset.validation_per_class=0", "trainer.epochs=2"))
     assert summary["selected"] == "last epoch" and summary["epoch"] == 2
