@@ -3,6 +3,11 @@
 import keras
 
 
+# Share of the old moving statistics kept at each step. Keras' 0.99 needs several hundred steps to follow the network;
+# 0.9 is what the papers' code uses.
+_MOMENTUM = 0.9
+
+
 def batch_norm(name: str) -> keras.layers.BatchNormalization:
     """BatchNorm over the rows of all replicas, in at least float32.
 
@@ -10,4 +15,6 @@ def batch_norm(name: str) -> keras.layers.BatchNormalization:
     its digits, and TensorFlow has no bfloat16 all-reduce on a CPU.
     """
     half = keras.config.dtype_policy().compute_dtype in ("float16", "bfloat16")
-    return keras.layers.BatchNormalization(synchronized=True, name=name, dtype="float32" if half else None)
+    return keras.layers.BatchNormalization(
+        synchronized=True, momentum=_MOMENTUM, name=name, dtype="float32" if half else None
+    )
