@@ -5,7 +5,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from jobs.errors import ConfigError
 from jobs.plan import Plan
 from jobs.schema import RunConfig
 from semisup_core.data.pipeline import batches
@@ -28,17 +27,10 @@ def policies(config: RunConfig) -> dict[str, Policy]:
 def build_training(
     config: RunConfig, store: Store, plan: Plan, strategy: tf.distribute.Strategy
 ) -> tuple[Method, Trainer]:
-    """The method and its trainer, all variables in the strategy's scope and a function of the seed.
-
-    Raises:
-        ConfigError: the encoder cannot take the images.
-    """
+    """The method and its trainer, all variables in the strategy's scope and a function of the seed."""
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
-        try:
-            encoder = build_encoder(config.encoder, config.dataset.image_size)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        encoder = build_encoder(config.encoder, config.dataset.image_size)
         method = build_method(config.method, encoder, len(store.class_names))
         chosen = config.optimizer
         optimizer = GroupOptimizer(

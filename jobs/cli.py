@@ -2,11 +2,12 @@
 
 import argparse
 import io
+import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jobs import config
+from jobs import layers
 from jobs.errors import ConfigError, TrainingError, UnavailableError
 from semisup_core.errors import DataError, NumericalError
 
@@ -16,6 +17,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     NumericalError: 4,
     UnavailableError: 5,
     TrainingError: 1,
+    OSError: 5,
 }
 
 
@@ -29,7 +31,7 @@ def parse(description: str, **flags: str) -> argparse.Namespace:
     Returns:
         `overrides` (list of key=value), `config` (path or None), `print_config`, and the flags.
     """
-    groups = "\n".join(f"  {group}={' | '.join(config.members(group))}" for group in config.GROUP_ORDER)
+    groups = "\n".join(f"  {group}={' | '.join(layers.members(group))}" for group in layers.GROUP_ORDER)
     parser = argparse.ArgumentParser(
         description=description,
         epilog=f"groups and their members (configs/GROUP/MEMBER.yaml):\n{groups}\n\n"
@@ -41,7 +43,11 @@ def parse(description: str, **flags: str) -> argparse.Namespace:
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     for name, text in flags.items():
         parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=text)
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def main_with_exit_codes(body: Callable[[], int | None]) -> NoReturn:
@@ -55,6 +61,8 @@ def main_with_exit_codes(body: Callable[[], int | None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a class may have a name that the terminal cannot show
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)  # also where a shell started us in the background with it ignored
     try:
         sys.exit(body() or 0)
     except tuple(EXIT_CODES) as error:

@@ -1,8 +1,10 @@
 """Workers under Ray Train, on a private local cluster or on one that is running."""
 
 import os
+import signal
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,9 @@ import ray.train
 from jobs.config import from_dict, to_dict
 from jobs.errors import ConfigError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
-from jobs.plan import make_plan
 from jobs.quiet import stderr_aside
 from jobs.schema import RunConfig
-from semisup_core.data.splits import Split
+from semisup_core.data.store import Store
 from semisup_core.errors import SemisupError
 
 _LONGEST_ERROR = 600  # characters of a worker's error in the terminal; all of it is in Ray's log
@@ -25,15 +26,14 @@ _POLL_SECONDS = 0.3  # how often the driver asks for new lines
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
-def run(config: RunConfig, folder: RunFolder, store: Path, split: Split, num_classes: int) -> None:
+def run(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int], None]) -> None:
     """Trains under Ray Train and passes the workers' lines on.
 
     Args:
         config: the run.
-        folder: described already, on storage that every node reads and writes.
+        folder: on storage that every node reads and writes.
         store: the prepared store, likewise.
-        split: for the checks that need the data.
-        num_classes: C.
+        begin: called with the number of replicas once it is known that the workers can exist; describes the run.
 
     Raises:
         ConfigError: workers that cannot exist on this cluster, or batches that they do not divide.
@@ -42,37 +42,12 @@ def run(config: RunConfig, folder: RunFolder, store: Path, split: Split, num_cla
     """
     _connect(config)
     try:
-        cpus, gpus = _shares(config)
-        make_plan(config, split, num_classes, config.runtime.num_workers * max(gpus, 1))
-        with stderr_aside():
-            from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
-
+        cpus, gpus = _shares(config, _nodes())
+        begin(config.runtime.num_workers * max(gpus, 1))
         console = ray.remote(num_cpus=0)(_Console).remote()
         printer = _Printer(console)
-        trainer = TensorflowTrainer(
-            _work,
-            train_loop_config={
-                "config": to_dict(config),
-                "folder": str(folder.path),
-                "store": str(store),
-                "cpus": cpus,
-                "console": console,
-            },
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=config.runtime.num_workers,
-                use_gpu=gpus > 0,
-                resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
-            ),
-            run_config=ray.train.RunConfig(
-                name="ray",
-                storage_path=str(folder.path),
-                failure_config=ray.train.FailureConfig(max_failures=config.runtime.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-                worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
-            ),
-        )
         try:
-            trainer.fit()
+            _fit(_trainer(config, folder, store, cpus, gpus, console))
         except ray.train.TrainingFailedError as error:
             raise ray.get(console.failure.remote()) or TrainingError(str(error)) from error
         finally:
@@ -82,6 +57,52 @@ def run(config: RunConfig, folder: RunFolder, store: Path, split: Split, num_cla
             raise failure
     finally:
         ray.shutdown()
+
+
+def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gpus: int, console: Any) -> Any:
+    with stderr_aside():
+        from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
+
+    return TensorflowTrainer(
+        _work,
+        train_loop_config={
+            "config": to_dict(config),
+            "folder": str(folder.path),
+            "store": str(store.path),
+            "cpus": cpus,
+            "console": console,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.runtime.num_workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(folder.path),
+            failure_config=ray.train.FailureConfig(max_failures=config.runtime.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+        ),
+    )
+
+
+def _fit(trainer: Any) -> None:
+    """Runs `fit` beside the main thread, where Ray would take the signals for itself and end with exit code 0."""
+    outcome: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # raised again in the main thread
+            outcome.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+    if outcome:
+        raise outcome[0]
 
 
 def _work(job: dict[str, Any]) -> None:
@@ -112,6 +133,7 @@ def _connect(config: RunConfig) -> None:
     # A submitted job finds its cluster in RAY_ADDRESS; "local" never joins a cluster that happens to be running.
     address = config.runtime.address or os.environ.get("RAY_ADDRESS") or "local"
     _probe(address)
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address,
@@ -121,6 +143,7 @@ def _connect(config: RunConfig) -> None:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UnavailableError(f"runtime.address={address}: no Ray cluster answers there: {error}") from error
+    signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place
 
 
 def _probe(address: str) -> None:
@@ -136,21 +159,49 @@ def _probe(address: str) -> None:
         ) from error
 
 
-def _shares(config: RunConfig) -> tuple[float, int]:
-    """Cores and GPUs of one worker: what was asked for if the cluster has it, else a fair share of what it has."""
-    total = ray.cluster_resources()
-    workers, chosen = config.runtime.num_workers, config.runtime
-    cores, devices = total.get("CPU", 0.0), int(total.get("GPU", 0))
-    share = cores / workers
-    cpus = chosen.cpus_per_worker or (float(int(share)) if share >= 1 else share)
-    gpus = devices // workers if chosen.gpus_per_worker is None else chosen.gpus_per_worker
-    for key, asked, has in (("cpus_per_worker", cpus, cores), ("gpus_per_worker", gpus, devices)):
-        if asked * workers > has:
-            raise ConfigError(
-                f"runtime.{key}: {workers} workers with {asked:g} each need {asked * workers:g}, the cluster has "
-                f"{has:g}; lower runtime.num_workers or runtime.{key}"
-            )
-    return cpus, gpus
+def _nodes() -> list[tuple[float, int]]:
+    """Cores and GPUs of each node that is alive."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(resources.get("CPU", 0.0), int(resources.get("GPU", 0))) for resources in found]
+
+
+def _shares(config: RunConfig, nodes: list[tuple[float, int]]) -> tuple[float, int]:
+    """Cores and GPUs of one worker: what was asked for if the nodes have it, else the largest share that fits.
+
+    Args:
+        config: the run.
+        nodes: cores and GPUs of each node; a worker must fit on one.
+
+    Raises:
+        ConfigError: the workers do not fit.
+    """
+    chosen, workers = config.runtime, config.runtime.num_workers
+    most_cpus, most_gpus = max(cpus for cpus, _ in nodes), max(gpus for _, gpus in nodes)
+    gpu_choices = range(most_gpus, -1, -1) if chosen.gpus_per_worker is None else [chosen.gpus_per_worker]
+    whole = [float(cpus) for cpus in range(int(most_cpus), 0, -1)]
+    parts = [most_cpus / n for n in range(2, workers + 1)]
+    cpu_choices = [*whole, *parts] if chosen.cpus_per_worker is None else [chosen.cpus_per_worker]
+    for gpus in gpu_choices:
+        for cpus in cpu_choices:
+            if _workers_that_fit(cpus, gpus, nodes) >= workers:
+                return cpus, gpus
+    asked = [
+        f"runtime.{key}={value:g}"
+        for key, value in (("cpus_per_worker", chosen.cpus_per_worker), ("gpus_per_worker", chosen.gpus_per_worker))
+        if value is not None
+    ]
+    has = ", ".join(f"{cpus:g} cores and {gpus} GPUs" for cpus, gpus in nodes)
+    raise ConfigError(
+        f"runtime.num_workers={workers}{' with ' if asked else ''}{' and '.join(asked)}: does not fit the cluster "
+        f"(nodes of {has}); ask for less"
+    )
+
+
+def _workers_that_fit(cpus: float, gpus: int, nodes: list[tuple[float, int]]) -> int:
+    rounding = 1e-9  # thirds of a core add up to a whole one
+    return sum(
+        min(int(node_cpus / cpus + rounding), node_gpus // gpus if gpus else 10**9) for node_cpus, node_gpus in nodes
+    )
 
 
 class _Console:

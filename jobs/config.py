@@ -7,6 +7,7 @@ Layers, later wins: the dataclass defaults here, `configs/train.yaml`, one file 
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jobs.errors import ConfigError
+from jobs.layers import layers_of, one_line, parse_overrides, read_yaml
 from jobs.schema import (
     PATH_SOURCES,
     AugmentationConfig,
@@ -33,9 +35,9 @@ from semisup_core.encoders import ENCODERS
 from semisup_core.methods import METHODS
 from semisup_core.settings import nearest
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-# Later files win, so the data set has the last word on what suits it.
-GROUP_ORDER = ("encoder", "augmentation", "method", "dataset", "runtime", "tracking")
+_LARGEST_SEED = 2**32 - 1  # NumPy's limit
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
 _SECTIONS = {
     "groups": Groups,
     "dataset": DatasetConfig,
@@ -59,11 +61,6 @@ class _Top:
     resume: bool = True
 
 
-def members(group: str) -> list[str]:
-    """The names of a group's files in `configs/`."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-
-
 def load(overrides: list[str], file: str | None = None) -> RunConfig:
     """Builds the configuration of one run.
 
@@ -77,74 +74,13 @@ def load(overrides: list[str], file: str | None = None) -> RunConfig:
     Raises:
         ConfigError: the key path, what was expected, what came, and the nearest valid name.
     """
-    picks, values = _parse_overrides(overrides)
-    started_from = _read(Path(file)) if file else OmegaConf.create()
-    groups, layers = _layers(started_from, picks, file or "")
+    picks, values = parse_overrides(overrides)
+    started_from = read_yaml(Path(file)) if file else OmegaConf.create()
+    groups, layers = layers_of(started_from, picks, file or "")
     layers.append(("the command line", values))
     merged = _merge(_schema(layers), layers)
     merged.groups = OmegaConf.merge(merged.groups, groups)
     return _to_dataclasses(merged)
-
-
-def _parse_overrides(overrides: list[str]) -> tuple[dict[str, str], DictConfig]:
-    picks, values = {}, []
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{text}: expected key=value, as in method=suncet or trainer.epochs=50")
-        if key in GROUP_ORDER:
-            picks[key] = value
-        else:
-            values.append(text)
-    try:
-        return picks, OmegaConf.from_dotlist(values)
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"cannot read {' '.join(values)}: {error}") from error
-
-
-def _read(path: Path) -> DictConfig:
-    if not path.is_file():
-        raise ConfigError(f"{path}: expected a YAML file, found none; check the path given to --config")
-    try:
-        config = OmegaConf.load(path)
-    except Exception as error:  # whatever the YAML reader raises, the user needs the file and the place
-        raise ConfigError(f"{path}: not a YAML mapping: {error}") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: expected a mapping of keys to values at the top level")
-    return config
-
-
-def _layers(started_from: DictConfig, picks: dict[str, str], file: str) -> tuple[dict, list[tuple[str, DictConfig]]]:
-    """The chosen member of each group, and the YAML layers in order of rising precedence."""
-    base = _read(CONFIGS / "train.yaml")
-    file_groups = _picked(started_from, file)
-    chosen = {**dataclasses.asdict(Groups()), **_picked(base, "train.yaml"), **file_groups, **picks}
-    suits = _picked(_member("dataset", chosen["dataset"]), f"dataset/{chosen['dataset']}.yaml")
-    chosen.update({group: name for group, name in suits.items() if group not in {**file_groups, **picks}})
-    layers = [("configs/train.yaml", base)]
-    layers += [(f"configs/{group}/{chosen[group]}.yaml", _member(group, chosen[group])) for group in GROUP_ORDER]
-    # A member picked anew on the command line starts from its own file, not from the old member's values.
-    anew = {group for group, name in picks.items() if file_groups.get(group, name) != name}
-    kept = {key: value for key, value in started_from.items() if key not in anew}
-    return chosen, [*layers, (file, OmegaConf.create(kept))]
-
-
-def _picked(config: DictConfig, origin: str) -> dict[str, str]:
-    groups: Any = OmegaConf.to_container(config.get("groups") or OmegaConf.create())
-    for group in groups:
-        if group not in GROUP_ORDER:
-            raise ConfigError(
-                f"groups.{group} (in {origin}): no such group{nearest(str(group), GROUP_ORDER)}; "
-                f"groups are {', '.join(GROUP_ORDER)}"
-            )
-    return {str(group): str(name) for group, name in groups.items()}
-
-
-def _member(group: str, name: str) -> DictConfig:
-    names = members(group)
-    if name not in names:
-        raise ConfigError(f"{group}: expected one of {', '.join(names)}; got {name!r}{nearest(name, names)}")
-    return _read(CONFIGS / group / f"{name}.yaml")
 
 
 def _schema(layers: list[tuple[str, DictConfig]]) -> DictConfig:
@@ -171,23 +107,37 @@ def _merge(schema: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConf
     merged = schema
     missing: set[str] = set()
     for origin, layer in layers:
+        if "${" in OmegaConf.to_yaml(layer):
+            raise ConfigError(
+                f"{origin}: expected plain values, found an interpolation '${{…}}'; write the value itself"
+            )
         # A merge skips '???' over a default, so what a file asks for is kept apart.
         missing = (missing - set(flat(layer))) | OmegaConf.missing_keys(layer)
         for key in flat(layer):
+            if any(other.startswith(f"{key}.") for other in valid):
+                raise ConfigError(f"{key} (in {origin}): is a section; give its keys, as in {key}.KEY=VALUE")
             if key not in valid:
                 raise ConfigError(
                     f"{key} (in {origin}): no such key{nearest(key, valid)}; "
                     "python -m jobs.train --print-config shows them all"
                 )
-        try:
-            merged = _mapping(OmegaConf.merge(merged, layer))
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{error.full_key} (in {origin}): {str(error).splitlines()[0]}") from error
+            try:
+                merged = _mapping(OmegaConf.merge(merged, _only(layer, key)))
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"{key} (in {origin}): {one_line(error)}") from error
     if missing:
         raise ConfigError(
             "; ".join(f"{key}: a value is needed, none was given: add {key}=VALUE" for key in sorted(missing))
         )
     return merged
+
+
+def _only(layer: DictConfig, key: str) -> DictConfig:
+    """One key of a layer by itself, so that what a merge complains of is that key."""
+    single = OmegaConf.create()
+    if not OmegaConf.is_missing(layer, key.split(".")[0]):
+        OmegaConf.update(single, key, OmegaConf.select(layer, key), merge=False, force_add=True)
+    return single
 
 
 def _mapping(config: Any) -> DictConfig:
@@ -236,6 +186,18 @@ def _check_together(config: RunConfig) -> None:
         )
     if dataset.name in PATH_SOURCES and not dataset.path:
         raise ConfigError(f"dataset.path: dataset.name={dataset.name} needs one; add dataset.path=FOLDER")
+    if dataset.image_size < config.encoder.smallest_side:
+        raise ConfigError(
+            f"dataset.image_size: expected at least {config.encoder.smallest_side} for encoder {config.encoder.name}, "
+            f"got {dataset.image_size}"
+        )
+    warmup = config.optimizer.warmup_epochs
+    if warmup is not None and warmup >= config.trainer.epochs:
+        raise ConfigError(
+            f"optimizer.warmup_epochs: expected fewer than trainer.epochs={config.trainer.epochs}, got {warmup:g}"
+        )
+    if config.debug.logical_devices > 1 and config.runtime.num_workers > 1:
+        raise ConfigError("debug.logical_devices: splits the CPU of one worker; set runtime.num_workers=1")
     if config.trainer.early_stop and not dataset.validation_per_class:
         raise ConfigError("trainer.early_stop: needs validation labels; set dataset.validation_per_class above 0")
     protocols = (config.evaluation.monitor, *config.evaluation.protocols)
@@ -253,8 +215,12 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError("optimizer.weight_decay: adam has none; set it to 0, or use optimizer.name=adamw")
     if config.runtime.name == "local" and config.runtime.num_workers > 1:
         raise ConfigError("runtime.num_workers: runtime=local is one process; use runtime=ray for several workers")
-    if config.seed < 0:
-        raise ConfigError(f"seed: expected a value at least 0, got {config.seed}")
+    if not 0 <= config.seed <= _LARGEST_SEED:
+        raise ConfigError(f"seed: expected a value from 0 to {_LARGEST_SEED}, got {config.seed}")
+    if config.name is not None and (not _NAME.fullmatch(config.name) or config.name == "stores"):
+        raise ConfigError(f"name: expected letters, digits, '.', '_' and '-', and not 'stores'; got {config.name!r}")
+    if "://" in config.storage:
+        raise ConfigError(f"storage: expected a folder, got {config.storage}; object stores are not supported yet")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

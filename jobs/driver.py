@@ -1,74 +1,105 @@
 """One run from the outside: data, preflight, the run folder, and workers in this process or under Ray Train."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import TrainingError
+from jobs.errors import ConfigError, TrainingError
 from jobs.folder import RunFolder
 from jobs.identity import run_name
+from jobs.plan import make_plan
 from jobs.prepare import prepare_store, split_of
 from jobs.quiet import quiet_environment, stderr_aside
 from jobs.report import final_table
 from jobs.schema import RunConfig
+from semisup_core.data.store import Store
 
 
-def train(config: RunConfig) -> dict[str, Any]:
+def train(config: RunConfig) -> dict[str, Any] | None:
     """Runs one training to its end and prints its result.
 
     Args:
         config: the checked configuration.
 
     Returns:
-        The run's summary.
+        The run's summary, or None when debug.steps ended it early.
 
     Raises:
         ConfigError: the data or the devices do not allow it.
         DataError: the data cannot be used.
-        NumericalError: a loss is not finite.
+        NumericalError: a loss or a weight is not finite.
         UnavailableError: the cluster does not answer.
         TrainingError: the workers failed.
     """
     quiet_environment()
+    _check_storage(config)
     store = prepare_store(config)
-    split = split_of(config, store)
+    _mention_left_out(store)
     folder = RunFolder(Path(config.storage).expanduser().resolve() / run_name(config, store.fingerprint))
-    summary = _finished(config, folder, store.fingerprint)
-    if summary is None:
-        folder.describe(config, store.fingerprint, split.to_json(store))
-        if config.runtime.name == "local":
-            _run_here(config, folder, store.path)
-        else:
-            from jobs import cluster
-
-            cluster.run(config, folder, store.path, split, len(store.class_names))
+    if config.resume:
+        folder.check_identity(config, store.fingerprint)
         summary = folder.finished()
-        if summary is None:
-            raise TrainingError(f"the workers ended without a summary in {folder.path}; see the lines above")
-    print(final_table(summary), flush=True)
-    return summary
+        if summary and summary["complete"]:
+            print(f"{folder.name} is finished; resume=false starts it anew\n{final_table(summary)}", flush=True)
+            return summary
+    split = split_of(config, store)
 
-
-def _finished(config: RunConfig, folder: RunFolder, fingerprint: str) -> dict[str, Any] | None:
-    """The summary of a run that has nothing left to do; moves an old folder aside when it must not be resumed."""
-    if not config.resume:
-        aside = folder.move_aside()
+    def begin(replicas: int) -> None:
+        """The last check, then the first change to the storage."""
+        make_plan(config, split, len(store.class_names), replicas)
+        aside = None if config.resume else folder.move_aside()
         if aside:
             print(f"resume=false: moved the earlier run to {aside}")
-        return None
-    folder.check_identity(config, fingerprint)
+        folder.describe(config, store.fingerprint, split.to_json(store))
+
+    if config.runtime.name == "local":
+        _run_here(config, folder, store, begin)
+    else:
+        from jobs import cluster
+
+        cluster.run(config, folder, store, begin)
     summary = folder.finished()
-    if summary is None or not summary["complete"]:
-        return None
-    print(f"{folder.name} is finished; resume=false starts it anew")
+    if summary:
+        print(final_table(summary), flush=True)
+    elif config.debug.steps is None:
+        raise TrainingError(f"the workers ended without a summary in {folder.path}; see the lines above")
     return summary
 
 
-def _run_here(config: RunConfig, folder: RunFolder, store: Path) -> None:
+def _run_here(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int], None]) -> None:
     with stderr_aside():
         import tensorflow as tf
 
-        tf.config.list_physical_devices("GPU")
+        gpus = len(tf.config.list_physical_devices("GPU"))
+    if gpus and config.debug.logical_devices > 1:
+        raise ConfigError(f"debug.logical_devices: splits a CPU, and this machine has {gpus} GPU(s); leave it at 1")
+    begin(gpus or config.debug.logical_devices)
     from jobs.runtime import LocalRuntime
     from jobs.worker import worker_loop
 
-    worker_loop(config, folder, store, LocalRuntime())
+    worker_loop(config, folder, store.path, LocalRuntime())
+
+
+def _check_storage(config: RunConfig) -> None:
+    """A job on somebody else's cluster runs in a folder that the cluster throws away."""
+    elsewhere = config.runtime.address or os.environ.get("RAY_ADDRESS")
+    if config.runtime.name == "ray" and elsewhere not in (None, "local") and not _is_absolute(config.storage):
+        raise ConfigError(
+            f"storage: expected an absolute path that all nodes share, got {config.storage}; the working folder of a "
+            f"job on {elsewhere} does not outlive it; add storage=/shared/runs"
+        )
+
+
+def _is_absolute(storage: str) -> bool:
+    return Path(storage).expanduser().is_absolute()
+
+
+def _mention_left_out(store: Store) -> None:
+    manifest = store.manifest
+    left_out = sum(manifest.skipped.values())
+    if left_out or manifest.corrupt:
+        print(
+            f"{manifest.source}: {left_out} files skipped, {len(manifest.corrupt)} damaged images left out; "
+            "python -m jobs.data with the same dataset keys names them"
+        )

@@ -50,6 +50,8 @@ class RunFolder:
             ConfigError: names the keys that differ.
         """
         if not self._identity.exists():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise ConfigError(f"name: {self.path} exists and is not a run; choose another name or storage")
             return
         before, now = json.loads(self._identity.read_text()), identity(config, fingerprint)
         differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
@@ -68,6 +70,11 @@ class RunFolder:
             write_text(self._identity, json.dumps(identity(config, fingerprint), indent=1))
         write_text(self.path / "environment.json", json.dumps(_environment(), indent=1))
 
+    def add_environment(self, facts: dict[str, Any]) -> None:
+        """Adds what only a worker knows to environment.json."""
+        file = self.path / "environment.json"
+        write_text(file, json.dumps(json.loads(file.read_text()) | facts, indent=1))
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
@@ -85,7 +92,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        "dirty": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
     }
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
@@ -16,31 +16,18 @@ from jobs.folder import RunFolder, write_text
 from jobs.plan import Plan
 from jobs.report import described, draw_curves, draw_gallery, duration, epoch_line
 from jobs.schema import RunConfig
+from jobs.selection import patience_used_up, restored_selection
 from jobs.tracking import Tracker, read_rows
 from semisup_core.augmenters import augment, view_seed
 from semisup_core.data.splits import Split
 from semisup_core.data.store import Store
+from semisup_core.devices import device_names
 from semisup_core.evaluation.evaluator import Evaluator
 from semisup_core.methods.base import Method
 from semisup_core.trainer import Trainer
 
 _HEARTBEAT_SECONDS = 20.0  # an epoch longer than this shows where it is
 _GALLERY_ROWS = 8
-
-
-@dataclass
-class Selection:
-    """The best epoch so far by the monitored validation accuracy; a tie goes to the later one."""
-
-    step: int | None = None
-    value: float = -1.0
-    epochs_since: int = 0
-
-    def consider(self, step: int, value: float) -> None:
-        """Takes note of an evaluation."""
-        self.epochs_since = 0 if value > self.value else self.epochs_since + 1
-        if value >= self.value:
-            self.step, self.value = step, value
 
 
 class Leader:
@@ -68,9 +55,10 @@ class Leader:
         self._plan, self._trainer, self._say = plan, trainer, say
         self._evaluator = Evaluator(method, store, split)
         self._tracker = Tracker(config, folder.path, folder.name, trainer.step, say)
-        self._selection = Selection(**restored.meta["selection"]) if restored else Selection()
+        self._selection = restored_selection(restored.meta if restored else None, config.evaluation.monitor)
         self.last_checkpoint = restored.path if restored else None
-        self.stopped: str | None = None
+        self._out_of_patience = patience_used_up(self._selection, config.trainer.early_stop)
+        self.stopped = self._out_of_patience
         self._phases: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0}
         self._epoch_seconds: list[float] = []
         self._losses: list[float] = []
@@ -92,6 +80,7 @@ class Leader:
         if "labelled" in streams and streams["labelled"].repeats:
             self._say("some class has fewer labelled images than a batch takes of it: batches repeat images")
         self._draw_gallery()
+        self._folder.add_environment({"replicas": replicas, "devices": device_names()})
         self._ended = time.perf_counter()
 
     def begin_epoch(self) -> None:
@@ -116,13 +105,13 @@ class Leader:
                 f"left {duration(left)}"
             )
 
-    def end_epoch(self, epoch: int, last: bool, out_of_time: bool) -> None:
+    def end_epoch(self, epoch: int, last: bool, minutes: float) -> None:
         """Evaluates, logs, says one line, decides on stopping, and saves when it is time.
 
         Args:
             epoch: 1 for the first.
             last: whether no step follows.
-            out_of_time: whether trainer.max_minutes is used up.
+            minutes: since this attempt at the run began.
         """
         config, step = self._config, self._trainer.step
         train_seconds = time.perf_counter() - self._begun
@@ -137,12 +126,21 @@ class Leader:
         if validation:
             self._selection.consider(step, validation[config.evaluation.monitor])
         values = {f"validation/{name}": value for name, value in validation.items()}
-        self._tracker.log(step, {"epoch": epoch, **values, "images_per_second": rate, "epoch_seconds": train_seconds})
-        patience = config.trainer.early_stop
-        if patience and self._selection.epochs_since >= patience * config.evaluation.every:
-            self.stopped = f"no better validation {config.evaluation.monitor} for {patience} evaluations"
-        elif out_of_time and not last:
-            self.stopped = f"trainer.max_minutes={config.trainer.max_minutes} used up"
+        values |= {"learning_rate": self._trainer.learning_rate(), "images_per_second": rate}
+        self._tracker.log(
+            step,
+            {
+                "epoch": epoch,
+                **values,
+                "images_per_second": rate,
+                "epoch_seconds": train_seconds,
+                "learning_rate": self._trainer.learning_rate(),
+            },
+        )
+        self._out_of_patience = patience_used_up(self._selection, config.trainer.early_stop)
+        out_of_time = config.trainer.max_minutes is not None and minutes >= config.trainer.max_minutes and not last
+        used_up = f"trainer.max_minutes={config.trainer.max_minutes} used up" if out_of_time else None
+        self.stopped = self._out_of_patience or used_up
         due = epoch % config.checkpoint.every == 0 or self._selection.step == step
         if due or last or self.stopped:
             self._save(epoch)
@@ -165,8 +163,9 @@ class Leader:
         return {result.protocol: result.accuracy for result in measured}
 
     def _save(self, epoch: int) -> None:
-        """Commits a checkpoint, then the log rows up to its step, then deletes what is no longer needed."""
+        """Writes the log rows up to this step, commits the checkpoint, then deletes what is no longer needed."""
         begun = time.perf_counter()
+        self._tracker.commit()  # before the checkpoint: rows too many are dropped on resume, rows too few are lost
         meta = {
             "step": self._trainer.step,
             "epoch": epoch,
@@ -174,8 +173,9 @@ class Leader:
             "selection": asdict(self._selection),
         }
         saved = checkpoints.save(self._folder.checkpoints, self._trainer.state(), meta)
-        self._tracker.commit()
-        checkpoints.prune(self._folder.checkpoints, self._config.checkpoint.keep, self._selection.step)
+        checkpoints.prune(
+            self._folder.checkpoints, self._trainer.step, self._config.checkpoint.keep, self._selection.step
+        )
         self.last_checkpoint = saved.path
         self._phases["checkpoint"] += time.perf_counter() - begun
 
@@ -195,7 +195,7 @@ class Leader:
         summary = {
             "run": self._folder.name,
             "folder": str(self._folder.path),
-            "complete": final_step >= self._plan.total_steps or bool(self._config.trainer.early_stop and self.stopped),
+            "complete": final_step >= self._plan.total_steps or self._out_of_patience is not None,
             "stopped": self.stopped,
             "steps": final_step,
             "epoch": epoch,
@@ -206,12 +206,22 @@ class Leader:
             "test": {result.protocol: result._asdict() for result in test},
             "pixels": {result.protocol: result._asdict() for result in pixels},
             "protocols": described(list(protocols)),
-            "images_per_second": median(row["images_per_second"] for row in rows if "images_per_second" in row),
+            "images_per_second": median(
+                [row["images_per_second"] for row in rows if "images_per_second" in row] or [0.0]
+            ),
             "phases_seconds": {name: round(seconds, 2) for name, seconds in self._phases.items()},
             "plan": asdict(self._plan),
         }
         write_text(self._folder.summary, json.dumps(summary, indent=1))
         self._tracker.close({f"test/{name}": row["accuracy"] for name, row in summary["test"].items()})
+
+    def pause(self, epoch: int) -> None:
+        """Saves in mid-epoch, without evaluating: the run that goes on from here must equal one that never paused."""
+        self._save(epoch)
+        self._say(
+            f"stopped after step {self._trainer.step} of {self._plan.total_steps} (debug.steps); "
+            "the same command without it goes on from here"
+        )
 
     def _select(self) -> str:
         """Puts the best weights by validation in place; without validation the last ones stay."""
@@ -230,8 +240,10 @@ class Leader:
         return f"best validation, {self._config.evaluation.monitor} {best.value:.3f}"
 
     def _draw_gallery(self) -> None:
-        """Original, weak, strong, strong of the first labelled images, as step 0 would draw them."""
-        images = tf.constant(self._store.read(self._split.labelled[:_GALLERY_ROWS]))
+        """Original, weak, strong, strong of some labelled images of different classes."""
+        rows = self._split.labelled
+        spread = rows[np.linspace(0, len(rows) - 1, min(_GALLERY_ROWS, len(rows))).astype(int)]
+        images = tf.constant(self._store.read(spread))
         drawn = policies(self._config)
         columns = [np.asarray(images)]
         for copy, name in enumerate(("weak", "strong", "strong")):

@@ -10,6 +10,7 @@ from semisup_core.data.sampling import nearest_multiples
 from semisup_core.data.splits import Split
 
 _USUAL_BATCH = 256
+_USUAL_WARMUP = 5.0  # epochs; a tenth of a short run
 _MOST_CLASSES = 128  # of a derived labelled batch; beyond that each batch draws its classes
 
 
@@ -54,7 +55,8 @@ def make_plan(config: RunConfig, split: Split, num_classes: int, replicas: int) 
             f"dataset.classes_per_batch: expected at most {num_classes}, the data set's classes, "
             f"got {dataset.classes_per_batch}"
         )
-    labelled = trainer.labelled_batch or classes * _power_of_two(max(_USUAL_BATCH // classes, 2))
+    per_class = _power_of_two(min(_USUAL_BATCH // classes, len(split.labelled) // num_classes))
+    labelled = trainer.labelled_batch or classes * max(per_class, 2)
     uses = config.method.pools
     if "unlabelled" in uses:
         _check_pool(unlabelled, len(split.unlabelled))
@@ -62,9 +64,12 @@ def make_plan(config: RunConfig, split: Split, num_classes: int, replicas: int) 
     if "labelled" in uses:
         _check_divides("trainer.labelled_batch", labelled, replicas, classes if dataset.balanced else 1)
     steps = trainer.steps_per_epoch or max(len(split.unlabelled) // unlabelled, 1)
-    return Plan(
-        unlabelled, labelled, classes, steps, steps * trainer.epochs, round(config.optimizer.warmup_epochs * steps)
-    )
+    return Plan(unlabelled, labelled, classes, steps, steps * trainer.epochs, round(_warmup_epochs(config) * steps))
+
+
+def _warmup_epochs(config: RunConfig) -> float:
+    chosen = config.optimizer.warmup_epochs
+    return min(_USUAL_WARMUP, config.trainer.epochs / 10) if chosen is None else chosen
 
 
 def _power_of_two(limit: int) -> int:

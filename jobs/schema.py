@@ -78,7 +78,7 @@ class OptimizerConfig(_Checked):
     momentum: float = setting(0.9, at_least=0.0, below=1.0)
     clip: float | None = setting(None, above=0.0)
     schedule: str = setting("cosine", one_of=("constant", "cosine"))
-    warmup_epochs: float = setting(0.0, at_least=0.0)
+    warmup_epochs: float | None = setting(None, at_least=0.0)
 
 
 @dataclass(frozen=True)

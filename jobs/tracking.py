@@ -1,16 +1,19 @@
 """Where metrics go: always `metrics.jsonl` in the run folder, and Weights & Biases when asked for.
 
-Rows are held back until the checkpoint that contains their steps is committed, so a run that resumes has every step
-once. Logging never stops training: what W&B refuses is said in one line and training goes on.
+Rows are held back until the checkpoint of their last step is about to be committed; a run that resumes drops the rows
+beyond its checkpoint, so `metrics.jsonl` has every step once. (After a crash in the moment between the two, W&B has the
+rows of that one interval twice.) Logging never stops training: what W&B refuses is said in one line.
 """
 
 import json
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jobs.config import to_dict
+from jobs.folder import write_text
 from jobs.schema import RunConfig
 
 
@@ -25,7 +28,7 @@ class Tracker:
         Args:
             config: the run.
             folder: the run folder.
-            name: the run's name, also its id in W&B.
+            name: the run's name.
             resumed_step: 0 for a new run.
             say: prints a line to the user.
         """
@@ -43,7 +46,7 @@ class Tracker:
         self._rows.append({"step": step, **values})
 
     def commit(self) -> None:
-        """Writes the rows held back; called when a checkpoint of their last step is safe."""
+        """Writes the rows held back; called just before the checkpoint of their last step is committed."""
         with open(self._path, "a") as file:
             file.writelines(json.dumps(row) + "\n" for row in self._rows)
             file.flush()
@@ -60,8 +63,13 @@ class Tracker:
     def close(self, summary: dict[str, Any]) -> None:
         """Hands W&B the final numbers and ends its run."""
         if self._wandb:
-            self._wandb.summary.update(summary)
-            self._wandb.finish()
+            try:
+                try:
+                    self._wandb.summary.update(summary)
+                finally:
+                    self._wandb.finish()
+            except Exception as error:  # the run is done and its results are local
+                self._say(f"Weights & Biases failed at the end ({error}); everything is in {self._path.parent}")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -78,19 +86,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _start_wandb(config: RunConfig, folder: Path, name: str, say: Callable[[str], Any]) -> Any:
-    import wandb
-
     mode: Any = config.tracking.mode
-    if mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
-        mode = "offline"
-        say(f"Weights & Biases: no API key, logging offline; send it later with: wandb sync {folder}/wandb/offline-*")
     try:
+        import wandb
+
+        if mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+            mode = "offline"
+            say(f"Weights & Biases: no API key, logging offline; send it later: wandb sync {folder}/wandb/offline-*")
         run = wandb.init(
             project=config.tracking.project,
             entity=config.tracking.entity,
             group=config.tracking.group,
             tags=list(config.tracking.tags),
-            id=name,
+            id=_wandb_id(folder),
             name=name,
             resume="allow",
             mode=mode,
@@ -104,3 +112,11 @@ def _start_wandb(config: RunConfig, folder: Path, name: str, say: Callable[[str]
         say(f"Weights & Biases failed to start ({error}); metrics go to {folder}/metrics.jsonl only")
         return None
     return run
+
+
+def _wandb_id(folder: Path) -> str:
+    """One id a run folder: a resumed run goes on in W&B, a new run of the same name is another one there."""
+    file = folder / ".wandb_id"
+    if not file.exists():
+        write_text(file, uuid.uuid4().hex[:12])
+    return file.read_text()

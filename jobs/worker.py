@@ -1,6 +1,8 @@
 """The one function that trains; every way in calls `worker_loop`."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from jobs.runtime import Runtime
 from jobs.schema import RunConfig
 from semisup_core.data.store import open_store
 from semisup_core.devices import make_strategy, set_precision, set_threads
-from semisup_core.errors import NumericalError
+from semisup_core.errors import DataError, NumericalError
 from semisup_core.trainer import Trainer
 
 
@@ -40,18 +42,17 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_path: Path, runtime:
     split = split_of(config, store)
     plan = make_plan(config, split, len(store.class_names), strategy.num_replicas_in_sync)
     method, trainer = build_training(config, store, plan, strategy)
-    leads = runtime.rank == 0
-    restored = checkpoints.newest(folder.checkpoints, runtime.say if leads else _say_nothing)
+    restored = _restored(folder, runtime)
     if restored:
         trainer.load_state(restored.state(), restored.step)
     streams = build_streams(config, store, split, plan)
     leader = None
-    if leads:
+    if runtime.rank == 0:
         leader = Leader(config, folder, store, split, plan, method, trainer, runtime.say, restored)
         leader.introduce(strategy.num_replicas_in_sync, streams, time.perf_counter() - started)
     iterator = build_iterator(store, streams, strategy, trainer.step, runtime.rank, runtime.world_size)
-    _train(config, plan, trainer, iterator, runtime, leader, started)
-    if leader:
+    paused = _train(config, plan, trainer, iterator, runtime, leader, started)
+    if leader and not paused:
         leader.finish()
     runtime.report({"step": trainer.step}, leader.last_checkpoint if leader else None)
 
@@ -64,39 +65,70 @@ def _train(
     runtime: Runtime,
     leader: Leader | None,
     started: float,
-) -> None:
-    """Epoch after epoch until the plan's last step, early stopping, or the time or steps allowed are used up."""
+) -> bool:
+    """Epoch after epoch until the plan's last step, early stopping, or the time or steps allowed are used up.
+
+    Returns:
+        Whether debug.steps paused the run before its end.
+    """
     last = min(plan.total_steps, config.debug.steps or plan.total_steps)
-    stop = False
+    stop = runtime.agree(leader.stopped is not None if leader else None)
     while trainer.step < last and not stop:
         epoch = trainer.step // plan.steps_per_epoch + 1
-        end = min(epoch * plan.steps_per_epoch, last)
+        epoch_end = epoch * plan.steps_per_epoch
+        end = min(epoch_end, last)
         if leader:
             leader.begin_epoch()
         while trainer.step < end:
             _advance(trainer, iterator, min(config.trainer.steps_per_call, end - trainer.step), leader)
-        minutes = (time.perf_counter() - started) / 60
-        out_of_time = config.trainer.max_minutes is not None and minutes >= config.trainer.max_minutes
-        if leader:
-            leader.end_epoch(epoch, last=trainer.step == last, out_of_time=out_of_time)
+        _check_finite(trainer, leader)
+        if leader and end == epoch_end:
+            leader.end_epoch(epoch, last=end == plan.total_steps, minutes=(time.perf_counter() - started) / 60)
         stop, due = runtime.agree((leader.stopped is not None, runtime.due()) if leader else None)
         if due:
             runtime.report({"epoch": epoch, "step": trainer.step}, leader.last_checkpoint if leader else None)
+    paused = trainer.step < plan.total_steps and not stop
+    if leader and paused:
+        leader.pause(trainer.step // plan.steps_per_epoch)
+    return paused
+
+
+def _restored(folder: RunFolder, runtime: Runtime) -> checkpoints.Checkpoint | None:
+    """The checkpoint that rank 0 chooses, on every rank."""
+    chosen = checkpoints.newest(folder.checkpoints, runtime.say) if runtime.rank == 0 else None
+    step = runtime.agree(chosen.step if chosen else None)
+    if runtime.rank == 0 or step is None:
+        return chosen
+    same = checkpoints.open_step(folder.checkpoints, step)
+    if same is None:
+        raise DataError(
+            f"worker {runtime.rank} cannot read the checkpoint of step {step} in {folder.checkpoints}, worker 0 can; "
+            "storage must be one folder that all workers see"
+        )
+    return same
 
 
 def _advance(trainer: Trainer, iterator: Any, steps: int, leader: Leader | None) -> None:
     first = trainer.step
-    try:
+    with _last_good_named(leader):
         logs = trainer.run(iterator, steps)
+    if leader:
+        leader.log(first, logs)
+
+
+def _check_finite(trainer: Trainer, leader: Leader | None) -> None:
+    with _last_good_named(leader):
+        trainer.check_finite()
+
+
+@contextmanager
+def _last_good_named(leader: Leader | None) -> Iterator[None]:
+    """Adds to a NumericalError where the run can go on from."""
+    try:
+        yield
     except NumericalError as error:
         kept = leader.last_checkpoint if leader else None
         where = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"
         raise NumericalError(
             f"{error}; {where}; try a lower optimizer.learning_rate, optimizer.clip=1, or trainer.precision=float32"
         ) from error
-    if leader:
-        leader.log(first, logs)
-
-
-def _say_nothing(line: str) -> None:
-    """Ranks other than 0 do not speak."""

@@ -19,6 +19,8 @@ def set_precision(precision: str) -> None:
     """
     keras.config.set_floatx("float64" if precision == "float64" else "float32")
     keras.config.set_dtype_policy(precision)
+    # Recent GPUs round float32 products to 10 bits of mantissa unless told otherwise; float32 here means float32.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def set_threads(cpus: float | None) -> None:
@@ -30,6 +32,12 @@ def set_threads(cpus: float | None) -> None:
             return
 
 
+def device_names() -> list[str]:
+    """The devices of this process that train: its GPUs by model, or the CPU."""
+    gpus = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus] or ["CPU"]
+
+
 def make_strategy(world_size: int = 1, logical_devices: int = 1) -> tf.distribute.Strategy:
     """The strategy of this process: mirrored over its devices, multi-worker when there are several processes.
 
@@ -38,7 +46,7 @@ def make_strategy(world_size: int = 1, logical_devices: int = 1) -> tf.distribut
         logical_devices: parts into which the CPU is split when there is no GPU.
 
     Raises:
-        ValueError: the CPU is already split into fewer parts.
+        ValueError: the CPU is already split into fewer parts, or there are GPUs to use instead.
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
@@ -47,6 +55,8 @@ def make_strategy(world_size: int = 1, logical_devices: int = 1) -> tf.distribut
         options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=_COLLECTIVE_TIMEOUT_SECONDS)
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     os.environ.pop("TF_CONFIG", None)
+    if gpus and logical_devices > 1:
+        raise ValueError(f"expected no GPU when the CPU is split into {logical_devices}, found {len(gpus)}")
     if gpus:
         return _mirrored(tuple(f"GPU:{i}" for i in range(len(gpus))))
     _split_cpu(logical_devices)

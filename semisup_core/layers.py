@@ -2,7 +2,6 @@
 
 import keras
 
-
 # Share of the old moving statistics kept at each step. Keras' 0.99 needs several hundred steps to follow the network;
 # 0.9 is what the papers' code uses.
 _MOMENTUM = 0.9

@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from semisup_core.similarity import at_least_float32
+
 Tensor = Any
 
 
@@ -32,20 +34,22 @@ class Replica:
             values: (b, …), the same shape on every replica.
 
         Returns:
-            (R * b, …). The gradient of a row flows back to the replica that sent it.
+            (R * b, …), at least float32. The gradient of a row flows back to the replica that sent it.
         """
+        values = at_least_float32(values)
         if self.count == 1:
             return values
         # The multi-worker gather needs to know a tensor's device, which one fresh from an iterator lacks.
         return self._context.all_gather(tf.identity(values), axis=0)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over replicas, same shape; differentiable."""
+        """The sum over replicas, same shape, at least float32; differentiable."""
+        values = at_least_float32(values)
         return values if self.count == 1 else self._context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over replicas, same shape; differentiable."""
-        return self.sum(values) / self.count if self.count > 1 else values
+        """The mean over replicas, same shape, at least float32; differentiable."""
+        return self.sum(values) / self.count
 
     def mean_where(self, values: Tensor, keep: Tensor) -> Tensor:
         """This replica's part of a mean over the kept rows of the whole global batch.
@@ -57,6 +61,7 @@ class Replica:
         Returns:
             Scalar whose mean over replicas is the global mean of the kept rows (0 when none is kept).
         """
+        values = at_least_float32(values)
         keep = tf.cast(keep, values.dtype)
         kept = self.sum(tf.reduce_sum(keep))
         return self.count * tf.math.divide_no_nan(tf.reduce_sum(values * keep), kept)

@@ -6,6 +6,7 @@ A settings class declares each field with `setting(default, above=0)` and runs `
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -52,6 +53,8 @@ def check_settings(settings: Any) -> None:
 def _check_value(name: str, value: Any, rules: Any) -> None:
     if value is None:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
     if "one_of" in rules and value not in rules["one_of"]:
         raise ValueError(
             f"{name}: expected one of {', '.join(rules['one_of'])}; got {value!r}{nearest(str(value), rules['one_of'])}"

@@ -18,7 +18,10 @@ MASKED = -1e9
 
 def at_least_float32(values: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
-    half = keras.backend.standardize_dtype(values.dtype) in ("float16", "bfloat16")
+    half = keras.backend.standardize_dtype(values.dtype) in (
+        "float16",
+        "bfloat16",
+    )  # labels and counts stay as they are
     return ops.cast(values, "float32") if half else values
 
 

@@ -78,6 +78,20 @@ class Trainer:
         self.step += steps
         return logs
 
+    def learning_rate(self) -> float:
+        """The learning rate of the next step, before any group's own factor."""
+        return self._optimizer.learning_rate(self.step)
+
+    def check_finite(self) -> None:
+        """Checks the weights themselves: the last update can spoil them after a finite loss.
+
+        Raises:
+            NumericalError: names the first variable that is not finite.
+        """
+        for name, variable in self._variables().items():
+            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+                raise NumericalError(f"after step {self.step} the variable {name} is not finite")
+
     def _loop(self, iterator: Any, steps: Any) -> Tensor:
         """The logged values of each step, (steps, 1 + metrics)."""
         rows = tf.TensorArray(keras.config.floatx(), size=0, dynamic_size=True)

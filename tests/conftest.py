@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def two_devices():
     import tensorflow as tf
 
+    tf.config.set_visible_devices([], "GPU")
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 

@@ -26,7 +26,7 @@ class Listing:
         labels: label of each, -1 = none.
         origins: origin of each.
         skipped: files left out, counted by reason.
-        key: SHA-256 of the relative names, sizes and modification times.
+        key: SHA-256 of the folder's path and of the relative names, sizes and modification times.
     """
 
     class_names: tuple[str, ...]
@@ -63,7 +63,7 @@ def list_images(root: Path, image_size: int) -> Listing:
         labels=[part.label for part, _ in rows],
         origins=[part.origin for part, _ in rows],
         skipped=dict(skipped),
-        key=_key(names, [entry for _, entry in rows], image_size),
+        key=_key(root, names, [entry for _, entry in rows], image_size),
     )
 
 
@@ -95,8 +95,12 @@ def _layout(root: Path, skipped: Counter[str]) -> tuple[tuple[str, ...], list[_P
 
 
 def _training(place: Path, classes: list[str]) -> tuple[tuple[str, ...], list[_Part]]:
-    if not classes:
-        raise DataError(f"expected class folders in {place}, found none; make one for the images of each class")
+    if len(classes) < 2:
+        found = "none; make one for the images of each class"
+        if classes:
+            inside = place / classes[0]
+            found = f"only {classes[0]!r}; if the classes lie inside {inside}, give that path, else add other classes"
+        raise DataError(f"expected at least two class folders in {place}, found {found}")
     return tuple(classes), [_Part(place / name, label, Origin.TRAIN) for label, name in enumerate(classes)]
 
 
@@ -152,8 +156,9 @@ def _stays_inside(root: Path, link: Path) -> bool:
     return target.is_relative_to(root) and not Path(os.path.realpath(link.parent)).is_relative_to(target)
 
 
-def _key(names: list[str], entries: list[os.DirEntry[str]], image_size: int) -> str:
-    key = hashlib.sha256(f"{DECODE_VERSION} {image_size}\n".encode())
+def _key(root: Path, names: list[str], entries: list[os.DirEntry[str]], image_size: int) -> str:
+    # Reproducible archives unpack different images with the same names, sizes and times; the folder tells them apart.
+    key = hashlib.sha256(f"{DECODE_VERSION} {image_size}\n".encode() + os.fsencode(root) + b"\n")
     for name, entry in sorted(zip(names, entries, strict=True), key=lambda pair: pair[0]):
         key.update(os.fsencode(name) + f"\0{entry.stat().st_size} {entry.stat().st_mtime_ns}\n".encode())
     return key.hexdigest()

@@ -86,8 +86,8 @@ class LabelledStream:
         share = self._batch // self._taken
         if self._taken == len(self._groups):
             return np.concatenate([self._take(c, step, share) for c in range(len(self._groups))])
-        # Each pass over the classes visits a class at most once, so the pass number counts its visits;
-        # the classes that a pass drops at its end keep their images for a later one.
+        # Each pass over the classes visits a class at most once, so the pass number stands for its visits. It counts
+        # for the classes that a pass drops at its end as well: the images that were due then are skipped this time.
         lap, k = divmod(step, len(self._groups) // self._taken)
         order = _permutation(self._seed, _CLASSES, lap, len(self._groups))
         chosen = np.sort(order[k * self._taken : (k + 1) * self._taken])

@@ -59,7 +59,8 @@ class Found(NamedTuple):
     """A data set that is there; its key alone says whether its store is.
 
     Attributes:
-        key: identifies the content without reading the images; part of the name of the store's folder.
+        key: identifies the content without reading the images (for files, by where they are too); part of the name
+            of the store's folder.
         source: makes the source, which may take seconds.
     """
 
@@ -117,8 +118,8 @@ def folder(path: str | Path | None, image_size: int) -> Found:
     ``skipped``. See `images.decode` for what becomes of an image.
 
     Raises:
-        DataError: no such folder, no class folder, no image, a training class without images, or a test class
-            that is not in training.
+        DataError: no such folder, fewer than two class folders, no image, a training class without images, or a
+            test class that is not in training.
     """
     if path is None:
         raise DataError("the source folder needs a path: a folder of class folders, or one with train/CLASS/*")
@@ -161,7 +162,7 @@ def prepare(
     corrupt_quota: float = 0.01,
     progress: bool = True,
 ) -> Store:
-    """Opens the store of a data set, writing it first where it is new or its files have changed.
+    """Opens the store of a data set, writing it first where it is new or its files have changed or moved.
 
     Args:
         name: a key of `SOURCES`.

@@ -1,6 +1,10 @@
-"""The encoders by name: images in 0-255 to features (N, D). Imports no keras (see `methods`)."""
+"""The encoders by name: images in 0-255 to features (N, D). Imports no keras (see `methods`).
+
+Beside its settings, a params class says the `smallest_side` in pixels that its encoder takes.
+"""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from semisup_core.settings import check_settings, setting
 
@@ -9,6 +13,7 @@ from semisup_core.settings import check_settings, setting
 class ConvParams:
     """Settings of `conv`: channels and output features `width`, how the last map becomes a vector (`pool`)."""
 
+    smallest_side: ClassVar[int] = 31  # four VALID stride-2 3x3 convolutions leave 1 x 1 of 31 x 31
     name: str = "conv"
     width: int = setting(128, at_least=1)
     pool: str = setting("flatten", one_of=("flatten", "average"))
@@ -23,6 +28,7 @@ class ConvParams:
 class Resnet18Params:
     """Settings of `resnet18`: `width` channels in the first stage, 8 times as many features out."""
 
+    smallest_side: ClassVar[int] = 8  # three stride-2 stages leave 1 x 1 of 8 x 8
     name: str = "resnet18"
     width: int = setting(64, at_least=1)
 

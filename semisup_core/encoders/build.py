@@ -19,8 +19,10 @@ def build_encoder(params: Any, image_size: int) -> keras.Model:
         A model (N, H, W, 3) pixels in 0-255 -> (N, D), its variables created in the current strategy scope.
 
     Raises:
-        ValueError: the encoder cannot take images of this size.
+        ValueError: the images are too small.
     """
+    if image_size < params.smallest_side:
+        raise ValueError(f"{params.name} takes images of at least {params.smallest_side} pixels, got {image_size}")
     module, _, name = ENCODERS[params.name][1].partition(":")
     return getattr(importlib.import_module(module), name)(params, image_size)
 

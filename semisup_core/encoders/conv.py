@@ -5,8 +5,6 @@ import keras
 from semisup_core.encoders import ConvParams
 from semisup_core.layers import batch_norm
 
-_SMALLEST_SIDE = 31  # four VALID stride-2 3x3 convolutions leave 1 x 1 of 31 x 31
-
 
 def conv(params: ConvParams, image_size: int) -> keras.Model:
     """Four stride-2 3x3 VALID convolutions with ReLU, then a dense layer with ReLU.
@@ -20,14 +18,7 @@ def conv(params: ConvParams, image_size: int) -> keras.Model:
 
     Returns:
         A model (N, H, W, 3) pixels in 0-255 -> (N, width).
-
-    Raises:
-        ValueError: the images are too small.
     """
-    if image_size < _SMALLEST_SIDE:
-        raise ValueError(
-            f"encoder conv needs images of at least {_SMALLEST_SIDE} pixels, got {image_size}; set dataset.image_size"
-        )
     side = image_size if params.pool == "flatten" else None
     inputs = keras.Input((side, side, 3), name="images")
     x = keras.layers.Rescaling(1 / 255, name="rescale")(inputs)

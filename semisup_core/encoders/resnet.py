@@ -5,8 +5,6 @@ import keras
 from semisup_core.encoders import Resnet18Params
 from semisup_core.layers import batch_norm
 
-_SMALLEST_SIDE = 8  # three stride-2 stages leave 1 x 1 of 8 x 8
-
 
 def resnet18(params: Resnet18Params, image_size: int) -> keras.Model:
     """ResNet-18 with the small-image stem: one stride-1 3x3 convolution, no pooling (as for CIFAR in 2002.05709, B.9).
@@ -17,15 +15,7 @@ def resnet18(params: Resnet18Params, image_size: int) -> keras.Model:
 
     Returns:
         A model (N, H, W, 3) pixels in 0-255 -> (N, 8 * width).
-
-    Raises:
-        ValueError: the images are too small.
     """
-    if image_size < _SMALLEST_SIDE:
-        raise ValueError(
-            f"encoder resnet18 needs images of at least {_SMALLEST_SIDE} pixels, got {image_size}; "
-            "set dataset.image_size"
-        )
     inputs = keras.Input((None, None, 3), name="images")
     x = keras.layers.Rescaling(1 / 255, name="rescale")(inputs)
     x = keras.layers.ReLU(name="stem_relu")(_conv_norm(x, params.width, 3, 1, "stem"))

@@ -57,8 +57,19 @@ def test_prune_keeps_the_newest_and_the_best_and_removes_leftovers(tmp_path):
     for step in (5, 10, 15, 20):
         saved(tmp_path, step)
     (tmp_path / ".step-000000025.1.partial").mkdir()
-    checkpoint.prune(tmp_path, keep=2, best_step=5)
+    checkpoint.prune(tmp_path, step=20, keep=2, best_step=5)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:09d}" for step in (5, 15, 20)]
+
+
+def test_prune_never_takes_the_one_just_saved_for_an_old_one(tmp_path):
+    for step in (4, 8, 12):
+        saved(tmp_path, step)
+    for step in (8, 12):
+        flip_byte(tmp_path / f"step-{step:09d}" / "state.npz")
+    assert checkpoint.newest(tmp_path, lambda line: None).step == 4
+    saved(tmp_path, 6)
+    checkpoint.prune(tmp_path, step=6, keep=1, best_step=None)
+    assert checkpoint.newest(tmp_path, lambda line: None).step == 6
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path):

@@ -7,13 +7,13 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from jobs import config, schema
+from jobs import config, layers, schema
 from jobs.errors import ConfigError
 from jobs.identity import identity, run_name
 from semisup_core.encoders import ENCODERS
 from semisup_core.methods import METHODS
 
-YAML_FILES = sorted(config.CONFIGS.rglob("*.yaml"))
+YAML_FILES = sorted(layers.CONFIGS.rglob("*.yaml"))
 NEEDED = {"dataset=folder": ["dataset.path=somewhere"]}
 
 
@@ -21,11 +21,11 @@ def test_there_are_config_files():
     assert len(YAML_FILES) > 10
 
 
-@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: str(path.relative_to(config.CONFIGS)))
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: str(path.relative_to(layers.CONFIGS)))
 def test_every_yaml_loads_and_starts_with_a_comment(path):
     assert path.read_text().startswith("#")
     group, name = path.parent.name, path.stem
-    if group in config.GROUP_ORDER:
+    if group in layers.GROUP_ORDER:
         pick = f"{group}={name}"
         assert getattr(config.load([pick, *NEEDED.get(pick, [])]).groups, group) == name
     else:
@@ -34,7 +34,7 @@ def test_every_yaml_loads_and_starts_with_a_comment(path):
 
 @pytest.mark.parametrize("entries, group", [(METHODS, "method"), (ENCODERS, "encoder")])
 def test_every_entry_has_a_config(entries, group):
-    assert set(entries) <= set(config.members(group))
+    assert set(entries) <= set(layers.members(group))
 
 
 def test_names_in_the_schema_are_those_of_the_library():
@@ -66,7 +66,8 @@ def test_a_member_picked_anew_drops_what_the_file_said_of_it(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(config.to_yaml(config.load(["method.temperature=0.3"])))
     assert config.load([], str(file)).method.temperature == 0.3
-    assert config.load(["method=cross_entropy"], str(file)).method.name == "cross_entropy"
+    fresh, anew = config.load(["method=cross_entropy"]), config.load(["method=cross_entropy"], str(file))
+    assert anew == fresh  # its evaluation protocols too, which its own file sets
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,23 @@ def test_a_member_picked_anew_drops_what_the_file_said_of_it(tmp_path):
         (["trainer.early_stop=3", "dataset.validation_per_class=0"], ["trainer.early_stop", "validation"]),
         (["optimizer.name=adam"], ["optimizer.weight_decay", "adamw"]),
         (["runtime=local", "runtime.num_workers=2"], ["runtime.num_workers", "runtime=ray"]),
-        (["seed=-1"], ["seed", "at least 0"]),
+        (["seed=-1"], ["seed", "from 0"]),
+        (["seed=4294967296"], ["seed", "4294967295"]),
+        (["trainer.epochs=[1"], ["trainer.epochs=[1"]),
+        (["dataset.path=${nope}"], ["interpolation"]),
+        (["method.projection=[1.5]"], ["method.projection", "an entry of the list"]),
+        (["method.projection=3"], ["method.projection"]),
+        (["groups.method=cross_entropy"], ["method=cross_entropy"]),
+        (["method.name=cross_entropy"], ["method=cross_entropy"]),
+        (["optimizer.learning_rate=.inf"], ["optimizer.learning_rate", "finite"]),
+        (["trainer=null"], ["trainer", "section"]),
+        (["augmentation.strong=3"], ["augmentation.strong", "section"]),
+        (["name=../x"], ["name", "../x"]),
+        (["name=stores"], ["name", "stores"]),
+        (["storage=s3://bucket/runs"], ["storage", "s3://bucket/runs"]),
+        (["dataset.image_size=30"], ["dataset.image_size", "at least 31", "conv"]),
+        (["trainer.epochs=5", "optimizer.warmup_epochs=5"], ["optimizer.warmup_epochs", "fewer"]),
+        (["debug.logical_devices=2", "runtime.num_workers=2"], ["debug.logical_devices"]),
     ],
 )
 def test_mistakes_are_named(overrides, words):
@@ -141,7 +158,7 @@ def test_mistakes_are_answered_at_once_without_heavy_imports(cli):
     seconds = []
     for _ in range(3):  # the fastest of three: the machine may be busy
         done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, cwd=config.CONFIGS.parent
+            [sys.executable, "-c", program], capture_output=True, text=True, cwd=layers.CONFIGS.parent
         )
         code, elapsed = done.stdout.splitlines()[0].split()
         assert code == "2" and done.stdout.splitlines()[1] == "[]"
@@ -152,12 +169,14 @@ def test_mistakes_are_answered_at_once_without_heavy_imports(cli):
 
 def test_help_and_print_config(cli):
     text = cli("jobs.train", "--help").stdout
-    for group in config.GROUP_ORDER:
-        assert f"{group}={' | '.join(config.members(group))}" in text
+    for group in layers.GROUP_ORDER:
+        assert f"{group}={' | '.join(layers.members(group))}" in text
     printed = cli("jobs.train", "--print-config", "trainer.epochs=9")
     assert printed.returncode == 0
     assert OmegaConf.create(printed.stdout).trainer.epochs == 9
     assert cli("jobs.train", "--no-such-flag").returncode == 2
+    mixed = cli("jobs.train", "trainer.epochs=9", "--print-config", "method=cross_entropy")
+    assert "name: cross_entropy" in mixed.stdout and "epochs: 9" in mixed.stdout
 
 
 def test_identity_holds_what_changes_the_result_and_nothing_else():

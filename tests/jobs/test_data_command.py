@@ -18,7 +18,7 @@ def run(tmp_path, *arguments, **environment):
 
 
 def run_folder(tmp_path, *arguments, **environment):
-    options = ("dataset=folder", f"dataset.path={tmp_path / 'data'}", "dataset.image_size=8")
+    options = ("dataset=folder", f"dataset.path={tmp_path / 'data'}", "dataset.image_size=8", "encoder=resnet18")
     return run(tmp_path, *options, *arguments, **environment)
 
 

@@ -22,10 +22,12 @@ def plan(*overrides, replicas=1, classes=10, **sizes):
 
 def test_sizes_are_derived_from_the_data():
     derived = plan("trainer.epochs=3", "optimizer.warmup_epochs=1.5")
-    assert dataclasses.astuple(derived) == (256, 160, 10, 3, 9, 4)
+    assert dataclasses.astuple(derived) == (256, 80, 10, 3, 9, 4)
+    assert plan(labelled=5000).labelled_batch == 160 and plan(labelled=15).labelled_batch == 20
+    assert plan("trainer.epochs=100").warmup_steps == 15 and plan("trainer.epochs=10").warmup_steps == 3
     assert plan(unlabelled=150).unlabelled_batch == 128
     assert plan(classes=300).classes_per_batch == 128 and plan(classes=300).labelled_batch == 256
-    assert plan(classes=2, replicas=8).labelled_batch == 256
+    assert plan(classes=2, replicas=8).labelled_batch == 64
 
 
 def test_sizes_do_not_depend_on_the_replicas():

@@ -1,10 +1,16 @@
 """Runs under a real Ray cluster on this machine."""
 
 import json
+import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
-from jobs import config, driver
+from jobs import checkpoint, config, driver
+from jobs.cluster import _shares
+from jobs.errors import ConfigError
 from jobs.tracking import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -26,20 +32,27 @@ def losses(run):
 
 
 def test_two_workers_compute_the_run_of_one_process(cli, tmp_path):
-    two = cli("jobs.train", f"storage={tmp_path}", "name=two", "runtime.num_workers=2", *SMALL, timeout=380)
+    words = [f"storage={tmp_path}", "name=two", "runtime.num_workers=2", *SMALL]
+    paused = cli("jobs.train", *words, "debug.steps=3", timeout=380)
+    assert paused.returncode == 0, paused.stdout + paused.stderr
+    two = cli("jobs.train", *words, timeout=380)
     assert two.returncode == 0, two.stdout + two.stderr
+    assert "resuming after step 3 of 8" in two.stdout
     driver.train(config.load([f"storage={tmp_path}", "name=local", "runtime=local", *SMALL]))
     assert "2 replicas" in two.stdout and two.stdout.count("\nepoch ") == 2
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "local"), rel=1e-9)
     of_two, of_local = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("two", "local"))
     assert of_two["test"] == of_local["test"] and of_two["complete"]
+    weights = [checkpoint.newest(tmp_path / name / "checkpoints").state() for name in ("two", "local")]
+    difference = sum(np.sum((weights[0][key] - weights[1][key]) ** 2) for key in weights[1])
+    assert np.sqrt(difference / sum(np.sum(value**2) for value in weights[1].values())) <= 1e-9
 
 
 @pytest.mark.parametrize(
     "overrides, code, words",
     [
         (["runtime.num_workers=3"], 2, "trainer.unlabelled_batch"),
-        (["runtime.gpus_per_worker=99"], 2, "runtime.gpus_per_worker"),
+        (["runtime.gpus_per_worker=99"], 2, "runtime.gpus_per_worker=99"),
         (["runtime.address=127.0.0.1:1"], 5, "runtime.address"),
     ],
 )
@@ -62,3 +75,40 @@ def test_an_error_of_the_run_ends_it_with_its_exit_code(cli, tmp_path):
     )
     assert done.returncode == 4, done.stdout + done.stderr
     assert "the loss of step" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_130_and_it_can_be_resumed(tmp_path, stop):
+    words = ["jobs.train", f"storage={tmp_path}", "name=run", *SMALL, "trainer.epochs=1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    seen = iter(process.stdout.readline, "")
+    assert any(line.startswith("epoch") for line in seen)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command resumes" in errors
+    assert checkpoint.newest(tmp_path / "run" / "checkpoints").step >= 4
+
+
+@pytest.mark.parametrize(
+    "nodes, overrides, share",
+    [
+        ([(2, 0)], [], (2, 0)),
+        ([(2, 0)], ["runtime.num_workers=2"], (1, 0)),
+        ([(2, 0)], ["runtime.num_workers=3"], (2 / 3, 0)),
+        ([(32, 8)] * 4, [], (32, 8)),
+        ([(32, 8)] * 4, ["runtime.num_workers=8"], (16, 4)),
+        ([(4, 0), (8, 1), (8, 1)], ["runtime.num_workers=2"], (8, 1)),
+        ([(2, 0)], ["runtime.cpus_per_worker=0.5", "runtime.num_workers=4"], (0.5, 0)),
+        ([(2, 0)], ["runtime.cpus_per_worker=2", "runtime.num_workers=2"], None),
+        ([(8, 1), (8, 1)], ["runtime.gpus_per_worker=2"], None),
+    ],
+)
+def test_a_workers_share_fits_one_node(nodes, overrides, share):
+    run = config.load(overrides)
+    if share is None:
+        with pytest.raises(ConfigError, match="does not fit"):
+            _shares(run, nodes)
+    else:
+        assert _shares(run, nodes) == share

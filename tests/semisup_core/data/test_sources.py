@@ -87,7 +87,7 @@ class TestFolder:
         assert source.load(3).shape == (8, 8, 3)
 
     def test_relative_path_survives_a_change_of_folder(self, tmp_path, monkeypatch):
-        make_folder(tmp_path / "data", a=1)
+        make_folder(tmp_path / "data", a=1, b=1)
         monkeypatch.chdir(tmp_path)
         source = folder("data", 8).source()
         monkeypatch.chdir("/")
@@ -139,11 +139,14 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("classes", "message"),
         [
-            ({}, "expected class folders in .*, found none"),
+            ({}, "expected at least two class folders in .*/data, found none; make one"),
+            ({"a": 2}, "at least two class folders in .*/data, found only 'a'; if .* inside .*/data/a, give that path"),
+            ({"nested_train_a": 1, "nested_train_b": 1}, "found only 'nested'; if the classes lie inside"),
+            ({"train_a": 1, "test_a": 1, "unlabelled": 2}, "at least two class folders in .*/train, found only 'a'"),
             ({"a": 0, "b": 0}, "no images in"),
             ({"a": 1, "b": 0}, "class folder .*/b has no images"),
-            ({"train": 2}, "expected class folders in .*train, found none"),
-            ({"train_a": 1, "test_b": 1}, "class 'b' is in .*test, not in .*train"),
+            ({"train": 2}, "expected at least two class folders in .*/train, found none"),
+            ({"train_a": 1, "train_c": 1, "test_b": 1}, "class 'b' is in .*test, not in .*train"),
             ({"test_a": 1, "a": 1}, r"has \['test'\] but no train folder"),
             ({"unlabelled": 1, "a": 1}, r"has \['unlabelled'\] but no train folder"),
         ],
@@ -173,7 +176,8 @@ class TestFolder:
             folder(tmp_path, 8)
 
     def test_american_spelling(self, tmp_path):
-        assert folder(make_folder(tmp_path, train_a=1, unlabeled=2), 8).source().labels.tolist() == [0, -1, -1]
+        source = folder(make_folder(tmp_path, train_a=1, train_b=1, unlabeled=2), 8).source()
+        assert source.labels.tolist() == [0, 1, -1, -1]
 
 
 class TestPrepare:
@@ -204,10 +208,19 @@ class TestPrepare:
         keys.add(folder(root, 8).key)
         assert len(keys) == 5
 
-    def test_moved_folder_keeps_its_store(self, tmp_path):
-        root = make_folder(tmp_path / "data", a=2)
-        key = folder(root, 8).key
-        assert folder(root.rename(tmp_path / "moved"), 8).key == key
+    def test_equal_names_sizes_and_times_elsewhere_are_another_store(self, tmp_path):
+        stores = []
+        for seed, name in enumerate(("one", "two")):
+            for place in (tmp_path / name / "a", tmp_path / name / "b"):
+                pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                os.utime(save(Image.fromarray(pixels), place / "0.bmp"), (0, 0))  # as a reproducible archive unpacks
+            stores.append(prepare_folder(tmp_path / name, tmp_path / "stores"))
+        assert stores[0].path != stores[1].path and stores[0].fingerprint != stores[1].fingerprint
+
+    def test_the_same_folder_by_another_path_is_the_same_store(self, tmp_path):
+        root = make_folder(tmp_path / "data", a=2, b=1)
+        (tmp_path / "link").symlink_to(root)
+        assert folder(tmp_path / "link", 8).key == folder(root / ".." / "data", 8).key == folder(root, 8).key
 
     def test_corrupt_files_within_the_quota(self, tmp_path):
         root = make_folder(tmp_path / "data", a=6, b=3)
@@ -227,7 +240,7 @@ class TestPrepare:
         assert os.listdir(tmp_path / "stores") == []
 
     def test_file_that_vanishes_counts_as_corrupt(self, tmp_path, monkeypatch):
-        root = make_folder(tmp_path / "data", a=2)
+        root = make_folder(tmp_path / "data", a=2, b=1)
         found = folder(root, 8)
         (root / "a" / "1.png").unlink()
         monkeypatch.setitem(SOURCES, "folder", lambda **_: found)

@@ -1,0 +1,185 @@
+"""Rows are written once and only with their checkpoint, and nothing that W&B does stops a run."""
+
+import json
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+import wandb
+
+from jobs.config import load
+from jobs.tracking import Tracker, read_rows
+
+
+class FakeRun:
+    """A W&B run that keeps what it is given, and raises in the calls it is told to."""
+
+    def __init__(self, failing=()):
+        self.failing, self.calls, self.rows = failing, [], []
+        self.summary = SimpleNamespace(update=lambda values: self.call("update", values))
+
+    def call(self, name, *values):
+        self.calls.append(name)
+        if name in self.failing:
+            raise ConnectionError("the network is down")
+        if name == "log":
+            self.rows += values
+
+    def define_metric(self, *names, **options):
+        self.call("define_metric")
+
+    def log(self, row):
+        self.call("log", row)
+
+    def finish(self):
+        self.call("finish")
+
+
+@cache
+def config(tracking, mode):
+    return load([f"tracking={tracking}", f"tracking.mode={mode}"])
+
+
+@pytest.fixture
+def start(tmp_path):
+    """`start(resumed_step, tracking=…)`: a tracker in tmp_path that keeps in `said` what it tells the user."""
+
+    def make(resumed_step=0, tracking="none", mode="offline"):
+        said = []
+        tracker = Tracker(config(tracking, mode), tmp_path, "run", resumed_step, said.append)
+        tracker.said = said
+        return tracker
+
+    return make
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """`fake(failing)`: wandb.init returns a FakeRun; the arguments of each call are in its `inits`."""
+
+    def make(failing=()):
+        run = FakeRun(failing)
+        run.inits = []
+
+        def init(**options):
+            run.inits.append(options)
+            return run.call("init") or run
+
+        monkeypatch.setattr(wandb, "init", init)
+        return run
+
+    return make
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class TestRows:
+    def test_are_held_until_commit_and_written_once(self, start, tmp_path):
+        tracker = start()
+        tracker.log(1, {"loss": 0.5})
+        tracker.log(2, {"loss": 0.25})
+        assert rows(tmp_path) == []
+        tracker.commit()
+        assert rows(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+        tracker.commit()
+        tracker.log(3, {"loss": 0.125})
+        tracker.commit()
+        tracker.close({})
+        assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+
+    def test_rows_that_were_never_committed_are_gone(self, start, tmp_path):
+        start().log(1, {"loss": 0.5})
+        start().commit()
+        assert rows(tmp_path) == []
+
+    @pytest.mark.parametrize(("resumed_step", "kept"), [(0, []), (2, [1, 2]), (9, [1, 2, 3])])
+    def test_those_after_the_resumed_step_are_dropped(self, start, tmp_path, resumed_step, kept):
+        tracker = start()
+        for step in (1, 2, 3):
+            tracker.log(step, {"loss": float(step)})
+        tracker.commit()
+        resumed = start(resumed_step)
+        assert [row["step"] for row in rows(tmp_path)] == kept
+        resumed.log(resumed_step + 1, {"loss": 0.0})
+        resumed.commit()
+        assert [row["step"] for row in rows(tmp_path)] == [*kept, resumed_step + 1]
+
+    def test_a_row_and_an_evaluation_of_the_same_step_both_stay(self, start, tmp_path):
+        tracker = start()
+        tracker.log(2, {"loss": 0.5})
+        tracker.log(2, {"epoch": 1, "validation/knn20": 0.75})
+        tracker.commit()
+        start(2)
+        assert [sorted(row) for row in rows(tmp_path)] == [["loss", "step"], ["epoch", "step", "validation/knn20"]]
+
+    @pytest.mark.parametrize("cut", ["{", '{"step": 2', '{"step": 2, "loss": 0.2', '{"step": 2, "loss": "a'])
+    def test_a_last_line_cut_off_is_left_out(self, start, tmp_path, cut):
+        file = tmp_path / "metrics.jsonl"
+        file.write_text('{"step": 1, "loss": 0.5}\n' + cut)
+        assert read_rows(file) == [{"step": 1, "loss": 0.5}]
+        tracker = start(2)
+        tracker.log(2, {"loss": 0.25})
+        tracker.commit()
+        assert rows(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+
+    def test_no_file_has_no_rows(self, tmp_path):
+        assert read_rows(tmp_path / "metrics.jsonl") == []
+
+    def test_without_wandb_it_is_never_started(self, start, fake):
+        run = fake()
+        tracker = start()
+        tracker.log(1, {"loss": 0.5})
+        tracker.commit()
+        tracker.close({"test/knn20": 0.5})
+        assert run.calls == [] and tracker.said == []
+
+
+class TestWandb:
+    def test_receives_committed_rows_and_the_summary(self, start, fake):
+        run = fake()
+        tracker = start(tracking="wandb")
+        tracker.log(1, {"loss": 0.5})
+        assert run.rows == []
+        tracker.commit()
+        tracker.commit()
+        assert run.rows == [{"train/step": 1, "loss": 0.5}]
+        tracker.close({"test/knn20": 0.5})
+        assert run.calls[-2:] == ["update", "finish"] and tracker.said == []
+
+    @pytest.mark.parametrize("failing", ["init", "define_metric", "log", "update", "finish"])
+    def test_a_failure_is_said_once_and_training_goes_on(self, start, fake, tmp_path, failing):
+        run = fake([failing])
+        tracker = start(tracking="wandb")
+        for step in (1, 2):
+            tracker.log(step, {"loss": 0.5})
+            tracker.commit()
+        tracker.close({"test/knn20": 0.5})
+        assert run.calls.count(failing) == 1
+        assert len(tracker.said) == 1 and "the network is down" in tracker.said[0] and str(tmp_path) in tracker.said[0]
+        assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+    def test_a_resumed_run_goes_on_under_its_id(self, start, fake, tmp_path):
+        run = fake()
+        start(tracking="wandb")
+        start(tracking="wandb", resumed_step=3)
+        first, again = run.inits
+        assert first["id"] == again["id"] == (tmp_path / ".wandb_id").read_text()
+        assert first["resume"] == "allow" and first["name"] == "run"
+
+    def test_a_new_folder_of_the_same_name_is_another_run(self, start, fake, tmp_path):
+        run = fake()
+        start(tracking="wandb")
+        (tmp_path / ".wandb_id").unlink()
+        start(tracking="wandb")
+        assert run.inits[0]["id"] != run.inits[1]["id"]
+
+    @pytest.mark.parametrize(("key", "mode"), [(None, "offline"), ("x" * 40, "online")])
+    def test_online_without_a_key_logs_offline(self, start, fake, monkeypatch, key, mode):
+        run = fake()
+        monkeypatch.delenv("WANDB_API_KEY", raising=False)
+        monkeypatch.setattr(wandb, "api", SimpleNamespace(api_key=key))
+        tracker = start(tracking="wandb", mode="online")
+        assert run.inits[0]["mode"] == mode
+        assert len(tracker.said) == (key is None) and all("wandb sync" in line for line in tracker.said)
