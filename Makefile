@@ -26,7 +26,7 @@ debug: $(STAMP) ## the same in one process, without Ray, eagerly, for a few step
 	@$(PY) -m jobs.train runtime=local debug.eager=true debug.steps=4 resume=false name=debug $(ARGS)
 
 test: $(STAMP) ## all tests that guard main
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+	@$(PY) -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(STAMP) ## the tests that take longer than a contributor waits for
 	@$(PY) -m pytest -m slow $(ARGS)

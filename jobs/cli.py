@@ -47,6 +47,7 @@ def parse(description: str, **flags: str) -> argparse.Namespace:
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # a second one does not wait for things to be put in order
     raise KeyboardInterrupt
 
 

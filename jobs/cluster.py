@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +235,9 @@ class _Printer:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._done.wait(_POLL_SECONDS):
-            self._print()
+        with suppress(ray.exceptions.RayError):
+            while not self._done.wait(_POLL_SECONDS):
+                self._print()
 
     def _print(self) -> None:
         for line in ray.get(self._console.read.remote()):
@@ -244,4 +246,5 @@ class _Printer:
     def stop(self) -> None:
         self._done.set()
         self._thread.join()
-        self._print()
+        with suppress(ray.exceptions.RayError):  # whatever ended the run may have ended the console as well
+            self._print()

@@ -115,36 +115,18 @@ class Leader:
         """
         config, step = self._config, self._trainer.step
         train_seconds = time.perf_counter() - self._begun
-        steps = len(self._losses)
-        images = sum(
-            size
-            for pool, size in (("unlabelled", self._plan.unlabelled_batch), ("labelled", self._plan.labelled_batch))
-            if pool in config.method.pools
-        )
-        rate = steps * images / train_seconds
+        self._phases["train"] += train_seconds
+        rate = len(self._losses) * self._images_per_step() / train_seconds
         validation = self._validate(epoch, last)
         if validation:
             self._selection.consider(step, validation[config.evaluation.monitor])
-        values = {f"validation/{name}": value for name, value in validation.items()}
+        values = {"epoch": epoch} | {f"validation/{name}": value for name, value in validation.items()}
         values |= {"learning_rate": self._trainer.learning_rate(), "images_per_second": rate}
-        self._tracker.log(
-            step,
-            {
-                "epoch": epoch,
-                **values,
-                "images_per_second": rate,
-                "epoch_seconds": train_seconds,
-                "learning_rate": self._trainer.learning_rate(),
-            },
-        )
-        self._out_of_patience = patience_used_up(self._selection, config.trainer.early_stop)
-        out_of_time = config.trainer.max_minutes is not None and minutes >= config.trainer.max_minutes and not last
-        used_up = f"trainer.max_minutes={config.trainer.max_minutes} used up" if out_of_time else None
-        self.stopped = self._out_of_patience or used_up
+        self._tracker.log(step, {**values, "epoch_seconds": train_seconds})
+        self._decide(minutes, last)
         due = epoch % config.checkpoint.every == 0 or self._selection.step == step
         if due or last or self.stopped:
             self._save(epoch)
-        self._phases["train"] += train_seconds
         seconds = time.perf_counter() - self._ended
         self._ended = time.perf_counter()
         self._epoch_seconds.append(seconds)
@@ -153,6 +135,19 @@ class Leader:
         self._say(epoch_line(epoch, config.trainer.epochs, float(np.mean(self._losses)), rate, shown, seconds, left))
         if self.stopped:
             self._say(f"stopping: {self.stopped}")
+
+    def _images_per_step(self) -> int:
+        sizes = {"unlabelled": self._plan.unlabelled_batch, "labelled": self._plan.labelled_batch}
+        return sum(sizes[pool] for pool in self._config.method.pools)
+
+    def _decide(self, minutes: float, last: bool) -> None:
+        """Whether training ends before its last step."""
+        trainer = self._config.trainer
+        self._out_of_patience = patience_used_up(self._selection, trainer.early_stop)
+        out_of_time = trainer.max_minutes is not None and minutes >= trainer.max_minutes and not last
+        self.stopped = self._out_of_patience or (
+            f"trainer.max_minutes={trainer.max_minutes} used up" if out_of_time else None
+        )
 
     def _validate(self, epoch: int, last: bool) -> dict[str, float]:
         if not len(self._split.validation) or (epoch % self._config.evaluation.every and not last):

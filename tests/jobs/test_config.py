@@ -1,8 +1,8 @@
 """Configuration: every YAML loads, every mistake is named with its key path and the nearest valid name."""
 
 import json
+import subprocess
 import sys
-import time
 
 import pytest
 from omegaconf import OmegaConf
@@ -144,27 +144,19 @@ def test_command_line_answers_with_exit_2_and_one_line(cli, bad):
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 
-def test_mistakes_are_answered_at_once_without_heavy_imports(cli):
+def test_mistakes_are_answered_at_once_without_heavy_imports():
     program = (
-        "import sys, time; begun = time.perf_counter()\n"
+        "import sys, time\n"
         "sys.argv = ['train', 'method.temprature=1']\n"
         "from jobs.cli import main_with_exit_codes\nfrom jobs.train import main\n"
         "try: main_with_exit_codes(main)\n"
-        "except SystemExit as stop: print(stop.code, time.perf_counter() - begun)\n"
+        "except SystemExit as stop: print(stop.code)\n"
         "print([name for name in ('keras', 'tensorflow', 'ray', 'numpy', 'wandb') if name in sys.modules])\n"
+        "print(time.process_time())\n"  # what the process used, whatever else the machine is doing
     )
-    import subprocess
-
-    seconds = []
-    for _ in range(3):  # the fastest of three: the machine may be busy
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, cwd=layers.CONFIGS.parent
-        )
-        code, elapsed = done.stdout.splitlines()[0].split()
-        assert code == "2" and done.stdout.splitlines()[1] == "[]"
-        seconds.append(float(elapsed))
-        time.sleep(0)
-    assert min(seconds) < 0.5
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=layers.CONFIGS.parent)
+    code, heavy, seconds = done.stdout.splitlines()
+    assert (code, heavy) == ("2", "[]") and float(seconds) < 0.5
 
 
 def test_help_and_print_config(cli):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -303,3 +305,13 @@ def test_wandb_offline_keeps_a_real_run_file(storage, tmp_path):
     driver.train(small(storage, "tracked", "tracking=wandb", "tracking.mode=offline", "trainer.epochs=1"))
     files = list((storage / "tracked" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 1 and files[0].stat().st_size > 1000
+
+
+def test_a_termination_signal_ends_a_local_run_with_130(tmp_path):
+    words = ["jobs.train", f"storage={tmp_path}", "name=run", *SMALL, "trainer.epochs=1000"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-m", *words], stdout=pipe, stderr=pipe, text=True)
+    assert any(line.startswith("epoch") for line in iter(process.stdout.readline, ""))
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command resumes" in errors, errors
