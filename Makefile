@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"error: expected Python 3.11 to 3.13, found {v[0]}.{v[1]}; set PYTHON=python3.11")'
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@echo "installing the pinned packages into .venv (about 3 GB) …"
-	@PIP_CONSTRAINT=constraints.txt $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@PYTHONWARNINGS=ignore PIP_CONSTRAINT=constraints.txt $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 train: $(STAMP) ## train on the bundled digits; overrides with ARGS="key=value …"
