@@ -180,6 +180,8 @@ class Leader:
         final_step, selected = self._trainer.step, self._select()
         protocols = self._config.evaluation.protocols
         has_test = len(self._split.test) > 0
+        if has_test:
+            self._say(f"measuring {len(self._split.test)} test images, with raw pixels for comparison")
         test = self._evaluator.measure("test", protocols) if has_test else []
         pixels = self._evaluator.measure_pixels("test", protocols) if has_test else []
         self._evaluator.encoder.save(self._folder.encoder)
@@ -235,7 +237,7 @@ class Leader:
         return f"best validation, {self._config.evaluation.monitor} {best.value:.3f}"
 
     def _draw_gallery(self) -> None:
-        """Original, weak, strong, strong of some labelled images of different classes."""
+        """Original, weak, strong, strong of some labelled images."""
         rows = self._split.labelled
         spread = rows[np.linspace(0, len(rows) - 1, min(_GALLERY_ROWS, len(rows))).astype(int)]
         images = tf.constant(self._store.read(spread))
