@@ -38,7 +38,7 @@ def parse(description: str, **flags: str) -> argparse.Namespace:
         "any other key: KEY=VALUE with the dotted keys that --print-config shows",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="method=paws, trainer.epochs=50, …")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dataset=folder, trainer.epochs=50, …")
     parser.add_argument("--config", metavar="FILE", help="a YAML file to start from, such as a run's config.yaml")
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     for name, text in flags.items():
@@ -70,6 +70,6 @@ def main_with_exit_codes(body: Callable[[], int | None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
     except KeyboardInterrupt:
-        print("stopped by the user; the same command resumes from the last checkpoint", file=sys.stderr)
+        print("stopped by the user; the same command resumes from its last checkpoint, if any", file=sys.stderr)
         code = 130
     sys.exit(code)

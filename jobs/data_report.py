@@ -48,7 +48,7 @@ def describe_pools(store: Store, split: Split) -> str:
     names = [_one_line(name)[:CLASS_CHARACTERS] for name in store.class_names]
     rows: list[Row] = list(zip(names, counts, strict=True))
     if len(rows) > LISTED_CLASSES:
-        extremes = {"smallest": training.argmin(), "largest": training.argmax()}
+        extremes = {"smallest": np.argmin(training), "largest": np.argmax(training)}
         rows = [(f"{kind}: {names[label]}", counts[label]) for kind, label in extremes.items()]
         rows.append((f"median of {len(names):,} classes", np.median(counts, axis=0)))
     if without_class.any():
@@ -74,7 +74,7 @@ def describe_duplicates(store: Store, split: Split) -> str:
 
 
 def _balance(names: Sequence[str], training: NDArray[np.int64]) -> str:
-    few, many = int(training.argmin()), int(training.argmax())
+    few, many = int(np.argmin(training)), int(np.argmax(training))
     if training[few] == training[many]:
         return f"Training images: {training[few]:,} of every class"
     ratio = training[many] / training[few]

@@ -100,6 +100,6 @@ def _mention_left_out(store: Store) -> None:
     left_out = sum(manifest.skipped.values())
     if left_out or manifest.corrupt:
         print(
-            f"{manifest.source}: {left_out} files skipped, {len(manifest.corrupt)} damaged images left out; "
-            "python -m jobs.data with the same dataset keys names them"
+            f"{manifest.source}: {left_out} files that are no images skipped, {len(manifest.corrupt)} damaged images "
+            "left out; python -m jobs.data with the same dataset and storage keys says more"
         )

@@ -23,6 +23,7 @@ NOT_IDENTITY = (
     "trainer.steps_per_call",
     "trainer.max_minutes",
     "dataset.path",
+    "dataset.corrupt_quota",
 )
 
 

@@ -79,6 +79,8 @@ class Leader:
             self._say(f"resuming after step {self._trainer.step} of {plan.total_steps}")
         if "labelled" in streams and streams["labelled"].repeats:
             self._say("some class has fewer labelled images than a batch takes of it: batches repeat images")
+        if not len(self._split.validation):
+            self._say("no validation labels: the last epoch is kept; dataset.validation_per_class=5 keeps the best")
         self._draw_gallery()
         self._folder.add_environment({"replicas": replicas, "devices": device_names()})
         self._ended = time.perf_counter()
@@ -130,7 +132,8 @@ class Leader:
         seconds = time.perf_counter() - self._ended
         self._ended = time.perf_counter()
         self._epoch_seconds.append(seconds)
-        left = median(self._epoch_seconds[-5:]) * (config.trainer.epochs - epoch)
+        usual = self._epoch_seconds[1:] or self._epoch_seconds  # the first one compiles
+        left = median(usual[-5:]) * (config.trainer.epochs - epoch)
         shown = {config.evaluation.monitor: validation[config.evaluation.monitor]} if validation else {}
         self._say(epoch_line(epoch, config.trainer.epochs, float(np.mean(self._losses)), rate, shown, seconds, left))
         if self.stopped:

@@ -73,6 +73,8 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set(title=title, xlabel="step")
         if axis.has_data():
             axis.legend()
+        else:
+            axis.set_axis_off()
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -91,7 +91,7 @@ def check_quota(corrupt: Sequence[str], total: int, quota: float) -> None:
         more = "; ..." if len(corrupt) > NAMED_CORRUPT else ""
         raise DataError(
             f"{len(corrupt)} of {total} images are corrupt, expected at most {quota:g} of them: "
-            f"{'; '.join(corrupt[:NAMED_CORRUPT])}{more}. Repair or remove them, or raise the quota"
+            f"{'; '.join(corrupt[:NAMED_CORRUPT])}{more}. Repair or remove them, or raise dataset.corrupt_quota"
         )
 
 

@@ -27,8 +27,10 @@ class Measured(NamedTuple):
 
 # Words for tables and summary.json.
 DESCRIPTIONS = {
-    "knn20": "cosine kNN, k = 20, plain vote of the labelled training images, encoder output, no augmentation",
-    "knn200": "cosine kNN, k = 200, plain vote of the labelled training images, encoder output, no augmentation",
+    "knn20": "cosine kNN, k = 20, plain vote of the labelled training images (equal votes: the more similar class), "
+    "encoder output, no augmentation",
+    "knn200": "cosine kNN, k = 200, plain vote of the labelled training images (equal votes: the more similar class; k "
+    "capped at the bank, where every vote can be equal), encoder output, no augmentation",
     "linear": "scikit-learn logistic regression (L2, C = 1) on standardised features of the labelled training images",
     "classifier": "the method's own classifier on the encoder output, no augmentation",
 }
