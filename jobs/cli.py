@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -71,5 +72,7 @@ def main_with_exit_codes(body: Callable[[], int | None]) -> NoReturn:
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
     except KeyboardInterrupt:
         print("stopped by the user; the same command resumes from its last checkpoint, if any", file=sys.stderr)
-        code = 130
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # at once: threads of Ray and TensorFlow may still be at work
     sys.exit(code)

@@ -56,8 +56,14 @@ def run(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int
         failure = ray.get(console.failure.remote())
         if failure:
             raise failure
-    finally:
+    except KeyboardInterrupt:
+        # Shutting Ray down under a fit() that still runs can end this process with Ray's exit code. A private cluster
+        # dies with its driver, and a shared one ends the job's actors when the driver is gone.
+        raise
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gpus: int, console: Any) -> Any:
