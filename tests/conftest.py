@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's workers have niceness 15, and the other tests that run at the same time would starve them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import subprocess
 import sys

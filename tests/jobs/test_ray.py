@@ -76,7 +76,6 @@ def test_an_error_of_the_run_ends_it_with_its_exit_code(cli, tmp_path):
     assert "the loss of step" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_an_interrupt_ends_the_run_with_130_and_it_can_be_resumed(tmp_path):
     words = ["jobs.train", f"storage={tmp_path}", "name=run", *SMALL, "trainer.epochs=1000"]
     process = subprocess.Popen(
