@@ -1,18 +1,21 @@
 """From a configuration to the objects that train: data, method, trainer and their iterator."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from jobs.errors import ConfigError
 from jobs.plan import Plan
 from jobs.schema import RunConfig
 from semisup_core.data.pipeline import batches
 from semisup_core.data.sampling import LabelledStream, UnlabelledStream
 from semisup_core.data.splits import Split
 from semisup_core.data.store import Store
-from semisup_core.encoders.build import build_encoder
+from semisup_core.encoders.build import build_encoder, load_weights
 from semisup_core.methods.base import Method, build_method
+from semisup_core.methods.online_probe import OnlineProbe
 from semisup_core.optimizers import GroupOptimizer
 from semisup_core.policy import NONE, Policy
 from semisup_core.trainer import Trainer
@@ -25,16 +28,32 @@ def policies(config: RunConfig) -> dict[str, Policy]:
 
 
 def build_training(
-    config: RunConfig, store: Store, plan: Plan, strategy: tf.distribute.Strategy
+    config: RunConfig, store: Store, plan: Plan, strategy: tf.distribute.Strategy, initial: Path | None = None
 ) -> tuple[Method, Trainer]:
-    """The method and its trainer, all variables in the strategy's scope and a function of the seed."""
+    """The method and its trainer, all variables in the strategy's scope and a function of the seed.
+
+    Args:
+        config: the run.
+        store: gives the number of classes.
+        plan: gives the lengths of schedules.
+        strategy: where it trains.
+        initial: the .keras file that the encoder starts from, or None for random weights.
+
+    Raises:
+        ConfigError: the file does not fit the encoder, or there is nothing to train.
+    """
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
-        encoder = build_encoder(config.encoder, config.dataset.image_size)
-        method = build_method(config.method, encoder, len(store.class_names))
+        method = _method(config, len(store.class_names), initial)
+        groups = method.variable_groups()
+        if not any(group.variables for group in groups):
+            raise ConfigError(
+                f"encoder.trainable=false: {config.method.name} has nothing else to train; "
+                "use a method with a head, such as method=linear_probe"
+            )
         chosen = config.optimizer
         optimizer = GroupOptimizer(
-            method.variable_groups(),
+            groups,
             name=chosen.name,
             learning_rate=chosen.learning_rate,
             weight_decay=chosen.weight_decay,
@@ -57,6 +76,17 @@ def build_training(
     return method, trainer
 
 
+def _method(config: RunConfig, num_classes: int, initial: Path | None) -> Method:
+    encoder = build_encoder(config.encoder, config.dataset.image_size)
+    if initial:
+        try:
+            load_weights(encoder, initial)
+        except ValueError as error:
+            raise ConfigError(f"encoder.init={config.encoder.init}: {error}") from error
+    method = build_method(config.method, encoder, num_classes)
+    return OnlineProbe(method, num_classes) if config.trainer.online_probe else method
+
+
 def build_streams(config: RunConfig, store: Store, split: Split, plan: Plan) -> dict[str, Any]:
     """The index streams of the pools that the method draws from."""
     streams: dict[str, Any] = {
@@ -70,7 +100,7 @@ def build_streams(config: RunConfig, store: Store, split: Split, plan: Plan) -> 
             plan.classes_per_batch,
         ),
     }
-    return {pool: streams[pool] for pool in config.method.pools}
+    return {pool: streams[pool] for pool in config.pools}
 
 
 def build_iterator(

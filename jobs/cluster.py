@@ -27,7 +27,7 @@ _POLL_SECONDS = 0.3  # how often the driver asks for new lines
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
-def run(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int], None]) -> None:
+def run(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int], None], keep: bool = False) -> None:
     """Trains under Ray Train and passes the workers' lines on.
 
     Args:
@@ -35,13 +35,15 @@ def run(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int
         folder: on storage that every node reads and writes.
         store: the prepared store, likewise.
         begin: called with the number of replicas once it is known that the workers can exist; describes the run.
+        keep: leave the cluster connected for the next call, which then starts at once.
 
     Raises:
         ConfigError: workers that cannot exist on this cluster, or batches that they do not divide.
         UnavailableError: the cluster does not answer.
         TrainingError: the workers failed; the errors of the library come as they are.
     """
-    _connect(config)
+    if not ray.is_initialized():
+        _connect(config)
     try:
         cpus, gpus = _shares(config, _nodes())
         begin(config.runtime.num_workers * max(gpus, 1))
@@ -63,7 +65,8 @@ def run(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int
     except BaseException:
         ray.shutdown()
         raise
-    ray.shutdown()
+    if not keep:
+        ray.shutdown()
 
 
 def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gpus: int, console: Any) -> Any:

@@ -201,11 +201,13 @@ def _check_together(config: RunConfig) -> None:
     if config.trainer.early_stop and not dataset.validation_per_class:
         raise ConfigError("trainer.early_stop: needs validation labels; set dataset.validation_per_class above 0")
     protocols = (config.evaluation.monitor, *config.evaluation.protocols)
-    if "classifier" in protocols and not config.method.has_classifier:
+    if "classifier" in protocols and not config.has_classifier:
         raise ConfigError(
             f"evaluation.protocols: classifier is measured on a method's own head, and "
-            f"{config.method.name} has none; leave it out"
+            f"{config.method.name} has none; leave it out, or train one beside it with trainer.online_probe=true"
         )
+    if config.trainer.online_probe and config.method.has_classifier:
+        raise ConfigError(f"trainer.online_probe: {config.method.name} has a classifier of its own; set it to false")
     if config.evaluation.monitor not in config.evaluation.protocols:
         raise ConfigError(
             f"evaluation.monitor: expected one of evaluation.protocols "

@@ -8,6 +8,7 @@ from typing import Any
 from jobs.errors import ConfigError, TrainingError
 from jobs.folder import RunFolder
 from jobs.identity import run_name
+from jobs.initial import content, initial_encoder
 from jobs.plan import make_plan
 from jobs.prepare import prepare_store, split_of
 from jobs.quiet import quiet_environment, stderr_aside
@@ -16,11 +17,12 @@ from jobs.schema import RunConfig
 from semisup_core.data.store import Store
 
 
-def train(config: RunConfig) -> dict[str, Any] | None:
+def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | None:
     """Runs one training to its end and prints its result.
 
     Args:
         config: the checked configuration.
+        keep_cluster: leave Ray running until the process ends, for runs that follow.
 
     Returns:
         The run's summary, or None when debug.steps ended it early.
@@ -34,11 +36,13 @@ def train(config: RunConfig) -> dict[str, Any] | None:
     """
     quiet_environment()
     _check_storage(config)
+    initial = initial_encoder(config)
     store = prepare_store(config)
     _mention_left_out(store)
-    folder = RunFolder(Path(config.storage).expanduser().resolve() / run_name(config, store.fingerprint))
+    contents = {"dataset.fingerprint": store.fingerprint} | ({"encoder.init": content(initial)} if initial else {})
+    folder = RunFolder(Path(config.storage).expanduser().resolve() / run_name(config, contents))
     if config.resume:
-        folder.check_identity(config, store.fingerprint)
+        folder.check_identity(config, contents)
         summary = folder.finished()
         if summary and summary["complete"]:
             print(f"{folder.name} is finished; resume=false starts it anew\n{final_table(summary)}", flush=True)
@@ -51,14 +55,14 @@ def train(config: RunConfig) -> dict[str, Any] | None:
         aside = None if config.resume else folder.move_aside()
         if aside:
             print(f"resume=false: moved the earlier run to {aside}")
-        folder.describe(config, store.fingerprint, split.to_json(store))
+        folder.describe(config, contents, split.to_json(store), initial)
 
     if config.runtime.name == "local":
         _run_here(config, folder, store, begin)
     else:
         from jobs import cluster
 
-        cluster.run(config, folder, store, begin)
+        cluster.run(config, folder, store, begin, keep_cluster)
     summary = folder.finished()
     if summary:
         print(final_table(summary), flush=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from importlib import metadata
@@ -28,11 +29,17 @@ class RunFolder:
         self.encoder = path / "encoder.keras"
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
+        self._initial_encoder = path / "initial_encoder.keras"
         self._identity = path / "identity.json"
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""
         return json.loads(self.summary.read_text()) if self.summary.exists() else None
+
+    @property
+    def initial_encoder(self) -> Path | None:
+        """The weights that the encoder starts from, or None when they start at random."""
+        return self._initial_encoder if self._initial_encoder.exists() else None
 
     def move_aside(self) -> Path | None:
         """Renames an existing folder to NAME.old-N; returns the new path, or None when there was nothing."""
@@ -43,7 +50,7 @@ class RunFolder:
             number += 1
         return self.path.rename(aside)
 
-    def check_identity(self, config: RunConfig, fingerprint: str) -> None:
+    def check_identity(self, config: RunConfig, contents: dict[str, str]) -> None:
         """Refuses to go on with a run of another identity.
 
         Raises:
@@ -53,7 +60,7 @@ class RunFolder:
             if self.path.exists() and any(self.path.iterdir()):
                 raise ConfigError(f"name: {self.path} exists and is not a run; choose another name or storage")
             return
-        before, now = json.loads(self._identity.read_text()), identity(config, fingerprint)
+        before, now = json.loads(self._identity.read_text()), identity(config, contents)
         differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if differing:
             raise ConfigError(
@@ -61,13 +68,24 @@ class RunFolder:
                 "resume it, another name for another run, or resume=false to move it aside"
             )
 
-    def describe(self, config: RunConfig, fingerprint: str, split: dict[str, Any]) -> None:
-        """Writes config.yaml, split.json, identity.json and environment.json; a resumed run keeps the first three."""
+    def describe(
+        self, config: RunConfig, contents: dict[str, str], split: dict[str, Any], initial: Path | None = None
+    ) -> None:
+        """Writes config.yaml, split.json, identity.json and environment.json; a resumed run keeps the first three.
+
+        Args:
+            config: the run.
+            contents: what counts by content in its identity.
+            split: of `Split.to_json`.
+            initial: the file that the encoder starts from, kept in the folder so that the run needs nothing else.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         if not self._identity.exists():
+            if initial:
+                _copy(initial, self._initial_encoder)
             write_text(self.path / "config.yaml", to_yaml(config))
             write_text(self.path / "split.json", json.dumps(split, indent=1))
-            write_text(self._identity, json.dumps(identity(config, fingerprint), indent=1))
+            write_text(self._identity, json.dumps(identity(config, contents), indent=1))
         write_text(self.path / "environment.json", json.dumps(_environment(), indent=1))
 
     def add_environment(self, facts: dict[str, Any]) -> None:
@@ -78,9 +96,19 @@ class RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     partial.write_text(text)
     partial.replace(path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    partial = _partial(target)
+    shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _environment() -> dict[str, Any]:

@@ -23,12 +23,18 @@ NOT_IDENTITY = (
     "trainer.steps_per_call",
     "trainer.max_minutes",
     "dataset.path",
+    "encoder.init",
     "dataset.corrupt_quota",
 )
 
 
-def identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
-    """The flat keys that make two runs the same run; the data count by content, not by path."""
+def identity(config: RunConfig, contents: dict[str, str]) -> dict[str, Any]:
+    """The flat keys that make two runs the same run.
+
+    Args:
+        config: the run.
+        contents: what counts by content instead of by path: "dataset.fingerprint", and "encoder.init" if there is one.
+    """
     values = OmegaConf.create(to_dict(config))
     keys = {
         key: OmegaConf.select(values, key)
@@ -36,12 +42,12 @@ def identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
         if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_IDENTITY)
     }
     plain = {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in keys.items()}
-    return {**plain, "dataset.fingerprint": fingerprint}
+    return {**plain, **contents}
 
 
-def run_name(config: RunConfig, fingerprint: str) -> str:
+def run_name(config: RunConfig, contents: dict[str, str]) -> str:
     """The given name, or the chosen groups and a short hash of the identity keys."""
     if config.name:
         return config.name
-    digest = hashlib.sha256(json.dumps(identity(config, fingerprint), sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(identity(config, contents), sort_keys=True).encode()).hexdigest()
     return "-".join([config.groups.method, config.groups.dataset, config.groups.encoder, digest[:8]])

@@ -141,7 +141,7 @@ class Leader:
 
     def _images_per_step(self) -> int:
         sizes = {"unlabelled": self._plan.unlabelled_batch, "labelled": self._plan.labelled_batch}
-        return sum(sizes[pool] for pool in self._config.method.pools)
+        return sum(sizes[pool] for pool in self._config.pools)
 
     def _decide(self, minutes: float, last: bool) -> None:
         """Whether training ends before its last step."""

@@ -57,7 +57,7 @@ def make_plan(config: RunConfig, split: Split, num_classes: int, replicas: int) 
         )
     per_class = _power_of_two(min(_USUAL_BATCH // classes, len(split.labelled) // num_classes))
     labelled = trainer.labelled_batch or classes * max(per_class, 2)
-    uses = config.method.pools
+    uses = config.pools
     if "unlabelled" in uses:
         _check_pool(unlabelled, len(split.unlabelled))
         _check_divides("trainer.unlabelled_batch", unlabelled, replicas, 1)

@@ -60,11 +60,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         rows: of metrics.jsonl.
         path: the PNG to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, prefix, title in ((axes[0], "train/loss", "training loss"), (axes[1], "validation/", "validation")):
         for name in sorted({key for row in rows for key in row if key.startswith(prefix)}):
@@ -77,6 +73,16 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
             axis.set_axis_off()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def pyplot() -> Any:
+    """Matplotlib's pyplot, drawing into files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
 
 
 def draw_gallery(columns: list[np.ndarray], path: Path) -> None:

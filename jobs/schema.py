@@ -20,7 +20,7 @@ class _Checked:
 class Groups(_Checked):
     """Which file of each group is used."""
 
-    method: str = "suncet"
+    method: str = "suncet_head"
     dataset: str = "digits"
     encoder: str = "conv"
     augmentation: str = "natural"
@@ -56,7 +56,10 @@ class AugmentationConfig(_Checked):
 
 @dataclass(frozen=True)
 class TrainerConfig(_Checked):
-    """The loop. Batch sizes are global, over all replicas; None derives one from the data (see `jobs.plan`)."""
+    """The loop. Batch sizes are global, over all replicas; None derives one from the data (see `jobs.plan`).
+
+    `online_probe` trains a linear classifier on the encoder's features beside the method, without changing the encoder.
+    """
 
     epochs: int = setting(100, at_least=1)
     steps_per_epoch: int | None = setting(None, at_least=1)
@@ -66,6 +69,7 @@ class TrainerConfig(_Checked):
     precision: str = setting("float32", one_of=("float32", "mixed_bfloat16", "float64"))
     steps_per_call: int = setting(8, at_least=1)
     early_stop: int | None = setting(None, at_least=1)
+    online_probe: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,3 +155,14 @@ class RunConfig(_Checked):
     runtime: RuntimeConfig
     tracking: TrackingConfig
     debug: DebugConfig
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The pools that training draws batches from."""
+        probe = ("labelled",) if self.trainer.online_probe else ()
+        return tuple(dict.fromkeys((*self.method.pools, *probe)))
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether a classifier is trained: the method's own or the online probe."""
+        return self.method.has_classifier or self.trainer.online_probe

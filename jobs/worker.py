@@ -41,7 +41,7 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_path: Path, runtime:
     store = open_store(store_path)
     split = split_of(config, store)
     plan = make_plan(config, split, len(store.class_names), strategy.num_replicas_in_sync)
-    method, trainer = build_training(config, store, plan, strategy)
+    method, trainer = build_training(config, store, plan, strategy, folder.initial_encoder)
     restored = _restored(folder, runtime)
     if restored:
         trainer.load_state(restored.state(), restored.step)

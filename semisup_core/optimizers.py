@@ -49,6 +49,7 @@ class GroupOptimizer:
 
     Attributes:
         variables: all trainable variables, in the order that `apply` takes their gradients.
+        clipped: for each variable, whether its gradient takes part in clipping.
         optimizers: the Keras optimisers, built; their variables belong in a checkpoint.
     """
 
@@ -78,6 +79,7 @@ class GroupOptimizer:
         """
         self._groups = groups
         self.variables = [variable for group in groups for variable in group.variables]
+        self.clipped = [group.clip for group in groups for _ in group.variables]
         self.optimizers = []
         for group in groups:
             rate = Schedule(

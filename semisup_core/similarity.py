@@ -14,14 +14,14 @@ Tensor = Any
 TINY = 1e-12
 # Stands for minus infinity in a masked softmax: finite, so that 0 * MASKED never makes a NaN in a gradient.
 MASKED = -1e9
+# Floor of a probability under a logarithm: its loss of 16 is beyond any that training starts from. Keras uses it too.
+SMALLEST_PROBABILITY = 1e-7
 
 
 def at_least_float32(values: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
-    half = keras.backend.standardize_dtype(values.dtype) in (
-        "float16",
-        "bfloat16",
-    )  # labels and counts stay as they are
+    # Labels and counts stay as they are.
+    half = keras.backend.standardize_dtype(values.dtype) in ("float16", "bfloat16")
     return ops.cast(values, "float32") if half else values
 
 
@@ -67,6 +67,77 @@ def info_nce(features: Tensor, references: Tensor, positives: Tensor, temperatur
     """
     logits = cosine_similarities(features, references) / temperature
     return keras.losses.sparse_categorical_crossentropy(positives, logits, from_logits=True)
+
+
+def nt_xent(features: Tensor, counterparts: Tensor, siblings: Tensor, positions: Tensor, temperature: float) -> Tensor:
+    """Per-row NT-Xent: InfoNCE whose negatives are the other rows of both views, 2N - 2 of them.
+
+    Args:
+        features: (n, D), rows of one view, the anchors.
+        counterparts: (N, D), all rows of the other view; row `positions[i]` is the positive of anchor i.
+        siblings: (N, D), all rows of the anchors' own view; row `positions[i]` is anchor i and is left out.
+        positions: (n,) int.
+        temperature: divides the cosine similarities.
+
+    Returns:
+        (n,) losses.
+
+    Reference: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual
+        Representations", 2020, eq. 1.
+    """
+    to_siblings = cosine_similarities(features, siblings) / temperature
+    itself = ops.arange(ops.shape(siblings)[0], dtype="int32")[None, :] == positions[:, None]
+    logits = [cosine_similarities(features, counterparts) / temperature, ops.where(itself, MASKED, to_siblings)]
+    return keras.losses.sparse_categorical_crossentropy(positions, ops.concatenate(logits, axis=1), from_logits=True)
+
+
+def soft_nearest_neighbours(features: Tensor, support: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Class probabilities of each row: the support rows' targets, weighted by a softmax of their similarities.
+
+    Args:
+        features: (N, D).
+        support: (S, D), features of the labelled images.
+        targets: (S, C), their class distributions, each summing to 1.
+        temperature: divides the cosine similarities.
+
+    Returns:
+        (N, C) that sum to 1 along the classes.
+
+    Reference: Assran et al., "Semi-Supervised Learning of Visual Features by Non-Parametrically Predicting View
+        Assignments with Support Samples", 2021, eq. 1.
+    """
+    weights = ops.softmax(cosine_similarities(features, support) / temperature, axis=-1)
+    return ops.matmul(weights, ops.cast(targets, weights.dtype))
+
+
+def sharpen(probabilities: Tensor, sharpening: float) -> Tensor:
+    """Distributions raised to the power 1 / `sharpening` and normalised again; below 1 the largest entry grows.
+
+    Args:
+        probabilities: (N, C) that sum to 1 along the classes.
+        sharpening: T of the paper, above 0.
+
+    Returns:
+        (N, C), likewise.
+
+    Reference: Assran et al., 2021 (see `soft_nearest_neighbours`), sec. 3.
+    """
+    # Relative to the largest entry, so that high powers of small numbers do not all become 0.
+    powers = ops.power(probabilities / ops.max(probabilities, axis=-1, keepdims=True), 1 / sharpening)
+    return powers / ops.sum(powers, axis=-1, keepdims=True)
+
+
+def distribution_cross_entropy(targets: Tensor, probabilities: Tensor) -> Tensor:
+    """Per-row cross-entropy between distributions; of a distribution with itself it is the entropy.
+
+    Args:
+        targets: (N, C).
+        probabilities: (N, C).
+
+    Returns:
+        (N,).
+    """
+    return -ops.sum(targets * ops.log(ops.maximum(probabilities, SMALLEST_PROBABILITY)), axis=-1)
 
 
 def neighbour_cross_entropy(

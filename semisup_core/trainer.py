@@ -141,9 +141,13 @@ class Trainer:
         """Clips the gradient of the global batch; the optimiser then sums R equal parts of it."""
         if self._clip is None:
             return gradients
-        total = [self._replica.sum(gradient) for gradient in gradients]
+        taking_part = [i for i, clipped in enumerate(self._optimizer.clipped) if clipped]
+        total = [self._replica.sum(gradients[i]) for i in taking_part]
         clipped, _ = tf.clip_by_global_norm(total, self._clip)
-        return [self._replica.scale(gradient) for gradient in clipped]
+        result = list(gradients)
+        for i, gradient in zip(taking_part, clipped, strict=True):
+            result[i] = self._replica.scale(gradient)
+        return result
 
     def state(self) -> dict[str, np.ndarray]:
         """All that training changes, as arrays by name: `MODULE/INDEX/NAME`."""

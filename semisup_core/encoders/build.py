@@ -1,6 +1,7 @@
 """Building an encoder by name, and the copy of it that a user keeps."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -24,7 +25,33 @@ def build_encoder(params: Any, image_size: int) -> keras.Model:
     if image_size < params.smallest_side:
         raise ValueError(f"{params.name} takes images of at least {params.smallest_side} pixels, got {image_size}")
     module, _, name = ENCODERS[params.name][1].partition(":")
-    return getattr(importlib.import_module(module), name)(params, image_size)
+    encoder = getattr(importlib.import_module(module), name)(params, image_size)
+    encoder.trainable = params.trainable
+    return encoder
+
+
+def load_weights(encoder: keras.Model, path: Path) -> None:
+    """Gives an encoder the weights of a saved model of the same structure.
+
+    Args:
+        encoder: built by `build_encoder`.
+        path: a .keras file, such as a run's encoder.keras.
+
+    Raises:
+        ValueError: the file is no Keras model, or its weights have other shapes.
+    """
+    try:
+        saved = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises whatever a damaged archive makes of its parsing
+        raise ValueError(f"{path} cannot be read as a Keras model: {error}") from error
+    shapes, wanted = ([tuple(weight.shape) for weight in model.weights] for model in (saved, encoder))
+    if shapes != wanted:
+        differing = [f"{got} for {want}" for got, want in zip(shapes, wanted, strict=False) if got != want]
+        raise ValueError(
+            f"{path} has {len(shapes)} arrays of weights where this encoder has {len(wanted)}"
+            f"{'; shapes differ: ' if differing else ''}{', '.join(differing[:3])}; expected the same encoder settings"
+        )
+    copy_weights(saved, encoder)
 
 
 def exported(model: keras.Model) -> keras.Model:

@@ -7,7 +7,7 @@ from semisup_core.layers import batch_norm
 
 
 def conv(params: ConvParams, image_size: int) -> keras.Model:
-    """Four stride-2 3x3 VALID convolutions with ReLU, then a dense layer with ReLU.
+    """Four stride-2 3x3 VALID convolutions with ReLU, then a dense layer, with ReLU if `output_relu`.
 
     With `batch_norm` each convolution and the dense layer is followed by BatchNorm and carries no bias of its own
     (one in front of BatchNorm has no effect, but drifts with rounding).
@@ -28,10 +28,11 @@ def conv(params: ConvParams, image_size: int) -> keras.Model:
     pool = keras.layers.Flatten if params.pool == "flatten" else keras.layers.GlobalAveragePooling2D
     x = pool(name="pool")(x)
     x = keras.layers.Dense(params.width, use_bias=not params.batch_norm, name="dense")(x)
-    return keras.Model(inputs, _norm_relu(x, params.batch_norm, 5), name="encoder")
+    x = _norm_relu(x, params.batch_norm, 5, relu=params.output_relu)
+    return keras.Model(inputs, x, name="encoder")
 
 
-def _norm_relu(x: keras.KerasTensor, normed: bool, i: int) -> keras.KerasTensor:
+def _norm_relu(x: keras.KerasTensor, normed: bool, i: int, relu: bool = True) -> keras.KerasTensor:
     if normed:
         x = batch_norm(f"norm{i}")(x)
-    return keras.layers.ReLU(name=f"relu{i}")(x)
+    return keras.layers.ReLU(name=f"relu{i}")(x) if relu else x

@@ -12,12 +12,86 @@ from semisup_core.settings import check_settings, setting
 
 @dataclass(frozen=True)
 class CrossEntropyParams:
-    """Settings of `cross_entropy`: `label_smoothing` moves this share of the target to all classes."""
+    """Settings of `cross_entropy`.
+
+    `label_smoothing` moves this share of the target to all classes; `view` is the policy of the labelled images;
+    `relu` puts a ReLU between encoder and classifier (for encoders whose output has none);
+    `encoder_learning_rate_scale` multiplies the encoder's learning rate, not the classifier's (for fine-tuning).
+    """
 
     pools: ClassVar[tuple[str, ...]] = ("labelled",)
     has_classifier: ClassVar[bool] = True
     name: str = "cross_entropy"
     label_smoothing: float = setting(0.0, at_least=0.0, below=1.0)
+    view: str = setting("strong", one_of=("strong", "weak", "none"))
+    relu: bool = False
+    encoder_learning_rate_scale: float = setting(1.0, above=0.0)
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class InfoNCEParams:
+    """Settings of `info_nce`.
+
+    `temperature` divides cosine similarities;
+    `projection` lists the widths of the projection head (empty: the loss sees the encoder's output).
+    """
+
+    pools: ClassVar[tuple[str, ...]] = ("unlabelled",)
+    has_classifier: ClassVar[bool] = False
+    name: str = "info_nce"
+    temperature: float = setting(0.1, above=0.0, at_most=10.0)
+    projection: tuple[int, ...] = setting((), at_least=1)
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class SimclrParams:
+    """Settings of `simclr`.
+
+    `temperature` divides cosine similarities; `projection` lists the widths of the projection head;
+    `projection_norm` puts BatchNorm between its layers; `negatives` are the other images of both views (2N - 2, the
+    paper) or of the other view (N - 1, the Keras example).
+    """
+
+    pools: ClassVar[tuple[str, ...]] = ("unlabelled",)
+    has_classifier: ClassVar[bool] = False
+    name: str = "simclr"
+    temperature: float = setting(0.5, above=0.0, at_most=10.0)
+    projection: tuple[int, ...] = setting((128, 128), at_least=1)
+    projection_norm: bool = True
+    negatives: str = setting("both_views", one_of=("both_views", "other_view"))
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class PawsParams:
+    """Settings of `paws`.
+
+    `temperature` divides cosine similarities; `sharpening` is the T of targets, 1 for none; `label_smoothing` moves
+    this share of a support label to all classes; `entropy_weight` scales the mean-entropy maximisation;
+    `support_views` copies of each labelled image form the support;
+    `projection` lists the widths of the projection head (empty: the loss sees the encoder's output).
+    """
+
+    pools: ClassVar[tuple[str, ...]] = ("unlabelled", "labelled")
+    has_classifier: ClassVar[bool] = False
+    name: str = "paws"
+    temperature: float = setting(0.1, above=0.0, at_most=10.0)
+    sharpening: float = setting(0.25, above=0.0, at_most=1.0)
+    label_smoothing: float = setting(0.0, at_least=0.0, below=1.0)
+    entropy_weight: float = setting(1.0, at_least=0.0)
+    support_views: int = setting(1, at_least=1, at_most=4)
+    projection: tuple[int, ...] = setting((), at_least=1)
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -46,5 +120,8 @@ class SuncetParams:
 
 METHODS: dict[str, tuple[type, str]] = {
     "cross_entropy": (CrossEntropyParams, "semisup_core.methods.cross_entropy:CrossEntropy"),
+    "info_nce": (InfoNCEParams, "semisup_core.methods.info_nce:InfoNCE"),
+    "paws": (PawsParams, "semisup_core.methods.paws:Paws"),
+    "simclr": (SimclrParams, "semisup_core.methods.simclr:Simclr"),
     "suncet": (SuncetParams, "semisup_core.methods.suncet:Suncet"),
 }

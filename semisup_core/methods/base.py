@@ -24,7 +24,7 @@ class View:
     Attributes:
         name: the key in `Batch.images`.
         pool: which index stream the images come from.
-        policy: which policy of the run's augmentation draws it.
+        policy: which policy of the run's augmentation draws it: "strong", "weak" or "none".
         count: how many independently drawn copies.
         size: side in pixels when it differs from the data set's (multi-crop).
         no_gradient: its features are a target only; the method stops their gradient.
@@ -33,7 +33,7 @@ class View:
 
     name: str
     pool: Literal["unlabelled", "labelled"]
-    policy: Literal["strong", "weak", "none"]
+    policy: str
     count: int = 1
     size: int | None = None
     no_gradient: bool = False
@@ -75,12 +75,14 @@ class VariableGroup:
         learning_rate_scale: multiplies the run's learning rate.
         weight_decay: whether the run's weight decay applies.
         frozen_until: fraction of the run before which the learning rate is 0.
+        clip: whether the run's clipping counts and scales their gradient; not for what merely watches the encoder.
     """
 
     variables: list[Any] = field(default_factory=list)
     learning_rate_scale: float = 1.0
     weight_decay: bool = True
     frozen_until: float = 0.0
+    clip: bool = True
 
 
 class Method(Protocol):
@@ -124,12 +126,17 @@ def build_method(params: Any, encoder: keras.Model, num_classes: int) -> Method:
     return getattr(importlib.import_module(module), name)(params, encoder, num_classes)
 
 
-def decay_groups(modules: list[Any]) -> list[VariableGroup]:
-    """The usual two groups: matrices and kernels decay; biases and normalisation scales (rank 1) do not."""
+def decay_groups(modules: list[Any], **settings: Any) -> list[VariableGroup]:
+    """The usual two groups: matrices and kernels decay; biases and normalisation scales (rank 1) do not.
+
+    Args:
+        modules: Keras objects whose trainable variables are taken; frozen ones have none.
+        **settings: further attributes of both groups.
+    """
     variables = [variable for module in modules for variable in module.trainable_variables]
     groups = [
-        VariableGroup([v for v in variables if len(v.shape) > 1], weight_decay=True),
-        VariableGroup([v for v in variables if len(v.shape) <= 1], weight_decay=False),
+        VariableGroup([v for v in variables if len(v.shape) > 1], weight_decay=True, **settings),
+        VariableGroup([v for v in variables if len(v.shape) <= 1], weight_decay=False, **settings),
     ]
     return [group for group in groups if group.variables]
 
@@ -149,15 +156,35 @@ def encode_views(encoder: keras.Model, views: list[Tensor]) -> list[Tensor]:
     return keras.ops.split(features, ends, axis=0)
 
 
-def projection_head(features: int, widths: tuple[int, ...], name: str = "projection") -> keras.Model:
-    """An MLP of dense layers, each but the last followed by BatchNorm and ReLU.
+def encode_and_project(encoder: keras.Model, head: keras.Model | None, views: list[Tensor]) -> list[Tensor]:
+    """`encode_views` through the encoder and, if there is one, the projection head."""
+    features = encode_views(encoder, views)
+    return features if head is None else encode_views(head, features)
+
+
+def projection_head(
+    features: int, widths: tuple[int, ...], *, norm: bool = True, name: str = "projection"
+) -> keras.Model | None:
+    """An MLP of dense layers, each but the last followed by BatchNorm (with `norm`) and ReLU; None without layers.
+
+    Args:
+        features: D, the width of its input.
+        widths: of its layers.
+        norm: whether hidden layers are normalised; they have a bias when not.
+        name: of the model, and the start of its layers' names.
+
+    Returns:
+        A model (N, D) -> (N, widths[-1]), or None when `widths` is empty.
 
     Reference: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020, sec. 4.2.
     """
+    if not widths:
+        return None
     inputs = outputs = keras.Input((features,))
     for i, width in enumerate(widths[:-1]):
-        outputs = keras.layers.Dense(width, use_bias=False, name=f"{name}_dense{i + 1}")(outputs)
-        outputs = batch_norm(f"{name}_norm{i + 1}")(outputs)
+        outputs = keras.layers.Dense(width, use_bias=not norm, name=f"{name}_dense{i + 1}")(outputs)
+        if norm:
+            outputs = batch_norm(f"{name}_norm{i + 1}")(outputs)
         outputs = keras.layers.ReLU(name=f"{name}_relu{i + 1}")(outputs)
     outputs = keras.layers.Dense(widths[-1], name=f"{name}_dense{len(widths)}")(outputs)
     return keras.Model(inputs, outputs, name=name)

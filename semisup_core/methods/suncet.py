@@ -23,7 +23,7 @@ from semisup_core.methods.base import (
     VariableGroup,
     View,
     decay_groups,
-    encode_views,
+    encode_and_project,
     projection_head,
 )
 from semisup_core.replica import Replica
@@ -41,12 +41,13 @@ class Suncet:
         self._temperature = params.temperature
         self._supervised_weight = params.supervised_weight
         self._encoder = encoder
-        self._head = projection_head(encoder.output_shape[-1], params.projection) if params.projection else None
+        self._head = projection_head(encoder.output_shape[-1], params.projection)
         self.modules = {"encoder": encoder} | ({"projection": self._head} if self._head else {})
 
     def loss(self, batch: Batch, progress: Progress, replica: Replica) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Unlabelled InfoNCE plus `supervised_weight` times the labelled term."""
-        first, second, labelled = self._features([*batch.images["unlabelled"], *batch.images["labelled"]])
+        views = [*batch.images["unlabelled"], *batch.images["labelled"]]
+        first, second, labelled = encode_and_project(self._encoder, self._head, views)
         unlabelled = ops.mean(
             info_nce(first, replica.all_gather(second), replica.positions(first.shape[0]), self._temperature)
         )
@@ -61,12 +62,6 @@ class Suncet:
         supervised = replica.mean_where(losses, has_positive)
         loss = unlabelled + self._supervised_weight * supervised
         return loss, {"unlabelled_loss": unlabelled, "supervised_loss": supervised}, {}
-
-    def _features(self, views: list[Tensor]) -> list[Tensor]:
-        features = encode_views(self._encoder, views)
-        if self._head is None:
-            return features
-        return encode_views(self._head, features)
 
     def after_update(self, carry: Any, progress: Progress, replica: Replica) -> None:
         """Nothing to do."""

@@ -14,7 +14,11 @@ from semisup_core.encoders import ENCODERS
 from semisup_core.methods import METHODS
 
 YAML_FILES = sorted(layers.CONFIGS.rglob("*.yaml"))
-NEEDED = {"dataset=folder": ["dataset.path=somewhere"]}
+NEEDED = {
+    "method=linear_probe": ["encoder.init=run"],
+    "method=fine_tune": ["encoder.init=run"],
+    "dataset=folder": ["dataset.path=somewhere"],
+}
 
 
 def test_there_are_config_files():
@@ -173,9 +177,9 @@ def test_help_and_print_config(cli):
 
 def test_identity_holds_what_changes_the_result_and_nothing_else():
     def name(*overrides, fingerprint="f"):
-        return run_name(config.load(list(overrides)), fingerprint)
+        return run_name(config.load(list(overrides)), {"dataset.fingerprint": fingerprint})
 
-    assert name().startswith("suncet-digits-conv_small-")
+    assert name().startswith("suncet_head-digits-conv_small-")
     same = [
         "resume=false",
         "storage=elsewhere",
@@ -202,4 +206,4 @@ def test_identity_holds_what_changes_the_result_and_nothing_else():
     ]
     assert len({name(), *map(name, other)}) == len(other) + 1
     assert name(fingerprint="g") != name() and name("name=mine") == "mine"
-    assert "method.temperature" in identity(config.load([]), "f")
+    assert "method.temperature" in identity(config.load([]), {})
