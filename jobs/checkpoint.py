@@ -87,13 +87,15 @@ def open_step(folder: Path, step: int) -> Checkpoint | None:
     return Checkpoint(path, json.loads((path / _META).read_text())) if _problem(path) is None else None
 
 
-def prune(folder: Path, step: int, keep: int, best_step: int | None) -> None:
+def prune(folder: Path, step: int, keep: int | str, best_step: int | None) -> None:
     """Deletes all but the newest `keep` checkpoints up to `step` and the best one, and what interrupted writes left.
+
+    `keep` is a number, or "all" to delete none.
 
     What lies beyond `step` was not usable when the run resumed, or it would have resumed from there.
     """
     usable = [path for path in sorted(folder.glob("step-*")) if path.name <= f"step-{step:09d}"]
-    for path in usable[:-keep]:
+    for path in [] if isinstance(keep, str) else usable[:-keep]:
         if path.name != f"step-{best_step or 0:09d}":
             shutil.rmtree(path)
     for path in folder.glob(".step-*.partial"):

@@ -26,6 +26,7 @@ class RunFolder:
         self.name = path.name
         self.checkpoints = path / "checkpoints"
         self.encoder = path / "encoder.keras"
+        self.classifier = path / "classifier.keras"
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
         self._identity = path / "identity.json"
