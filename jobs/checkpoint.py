@@ -30,6 +30,11 @@ class Checkpoint:
         """Optimiser steps done when it was written."""
         return self.meta["step"]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its arrays, from its manifest."""
+        return json.loads((self.path / _MANIFEST).read_text())["files"][_STATE]["sha256"]
+
     def state(self) -> dict[str, np.ndarray]:
         """The arrays by name."""
         with np.load(self.path / _STATE, allow_pickle=False) as arrays:
@@ -79,6 +84,18 @@ def newest(folder: Path, say: Any = print) -> Checkpoint | None:
             return Checkpoint(path, json.loads((path / _META).read_text()))
         say(f"checkpoint {path.name} is not usable ({problem}); trying the one before")
     return None
+
+
+def usable(folder: Path, say: Any = print) -> list[Checkpoint]:
+    """All checkpoints that match their manifest, oldest first; `say` is told of every other one."""
+    found = []
+    for path in sorted(folder.glob("step-*")):
+        problem = _problem(path)
+        if problem is None:
+            found.append(Checkpoint(path, json.loads((path / _META).read_text())))
+        else:
+            say(f"checkpoint {path.name} is not usable ({problem}) and left out")
+    return found
 
 
 def open_step(folder: Path, step: int) -> Checkpoint | None:

@@ -29,7 +29,7 @@ def final_table(summary: dict[str, Any]) -> str:
         baseline = f"{pixels['accuracy']:.4f}" if pixels else "-"
         note = f"({row['note']})" if row["note"] else ""
         rows.append([name, f"{row['accuracy']:.4f}", interval_text(row.get("interval")), baseline, note])
-    lines = [summary["run"], *columns(rows)]
+    lines = [summary["run"], *columns(rows, left=(0, 4))]
     if not summary["test"]:
         lines.append("  no test images: dataset.test_fraction is 0")
     counts = summary["counts"]

@@ -23,7 +23,7 @@ def setting(default: Any, **rules: Any) -> Any:
 
     Args:
         default: the default; a list or tuple becomes an immutable tuple.
-        **rules: any of above, at_least, below, at_most (numbers, checked element by element in a tuple)
+        **rules: any of above, at_least, below, at_most (numbers, checked element by element in a tuple),
             one_of (a tuple of names) and or_words (names that are allowed instead of a number).
 
     Returns:
