@@ -102,10 +102,11 @@ def _curves(folder: RunFolder, label: str) -> list[tuple[str, Curve]]:
 
 
 def _labels(folders: Sequence[RunFolder]) -> list[str]:
-    """A run is called by its method where that tells it apart, else by its name."""
+    """Runs are called by their methods where that tells them apart, else by their names, else by their folders."""
     methods = [load([], str(folder.path / "config.yaml")).method.name for folder in folders]
-    unique = len(set(methods)) == len(methods)
-    return methods if unique else [folder.name for folder in folders]
+    names = [folder.name for folder in folders]
+    distinct = (labels for labels in (methods, names) if len(set(labels)) == len(folders))
+    return next(distinct, [str(folder.path) for folder in folders])
 
 
 def _draw_map(trained: Trained, points: int, seed: int, path: Path) -> None:

@@ -57,7 +57,8 @@ def run_copy(trained_run, tmp_path):
     import shutil
 
     storage = tmp_path / "runs"
-    shutil.copytree(trained_run.path, storage / "tiny", ignore=shutil.ignore_patterns("embeddings", "pictures"))
+    left_by_commands = ("embeddings", "embedded", "pictures", "evaluation*.json", "test_curves.jsonl")
+    shutil.copytree(trained_run.path, storage / "tiny", ignore=shutil.ignore_patterns(*left_by_commands))
     shutil.copytree(trained_run.storage / "stores", storage / "stores")
     return SimpleNamespace(storage=storage, path=storage / "tiny", data=trained_run.data, name="tiny")
 
