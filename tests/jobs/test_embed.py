@@ -62,10 +62,9 @@ def test_parquet_holds_embedding_prediction_and_neighbours(trained_run, new_imag
     assert "7 images" in done.out and "2 images cannot be read" in done.out and "1 other files skipped" in done.out
 
 
-@pytest.mark.parametrize("protocol", ["classifier", "soft_nn"])
-def test_csv_says_the_same_under_other_protocols(trained_run, new_images, tmp_path, command, protocol):
+def test_csv_says_the_same_and_the_classifier_can_predict(trained_run, new_images, tmp_path, command):
     for ending in ("csv", "parquet"):
-        words = [f"output={tmp_path / 'table'}.{ending}", f"predict={protocol}", "neighbours=2"]
+        words = [f"output={tmp_path / 'table'}.{ending}", "predict=classifier", "neighbours=2"]
         assert command("jobs.embed", trained_run.path, new_images, *words).code == 0
     flat, nested = pd.read_csv(tmp_path / "table.csv"), pd.read_parquet(tmp_path / "table.parquet")
     for column in ("path", "predicted"):
@@ -76,12 +75,10 @@ def test_csv_says_the_same_under_other_protocols(trained_run, new_images, tmp_pa
         assert list(flat[f"neighbour{i + 1}"]) == [names[i] for names in nested["neighbours"]]
         assert list(flat[f"class{i + 1}"]) == [names[i] for names in nested["neighbour_classes"]]
         assert np.allclose(flat[f"similarity{i + 1}"], [values[i] for values in nested["neighbour_similarities"]])
-    predicted, _ = Trained(RunFolder(trained_run.path)).predictor(protocol).predict(np.stack(nested["embedding"]))
-    assert list(predicted) == [sorted_names(trained_run).index(name) for name in nested["predicted"]]
-
-
-def sorted_names(trained_run):
-    return list(Trained(RunFolder(trained_run.path)).store.class_names)
+    classifier = keras.saving.load_model(trained_run.path / "classifier.keras")
+    predicted = classifier.predict(np.stack(nested["embedding"]), verbose=0).argmax(axis=1)
+    names = Trained(RunFolder(trained_run.path)).store.class_names
+    assert list(nested["predicted"]) == [names[label] for label in predicted]
 
 
 def test_nothing_is_left_where_writing_fails(trained_run, new_images, tmp_path, command, monkeypatch):

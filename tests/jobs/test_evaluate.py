@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, classification_report, confusion_matrix
 
+from jobs.evaluation_report import evaluation_text
 from jobs.folder import RunFolder
 from jobs.schema import PROTOCOLS
 from jobs.trained import Trained
 from semisup_core.evaluation.embed import Embedder
 from semisup_core.evaluation.knn import neighbour_shares
+from semisup_core.evaluation.scores import class_scores, confusion
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +137,26 @@ def test_a_run_without_encoder_or_classifier_says_so(run_copy, command):
     (run_copy.path / "encoder.keras").unlink()
     done = command("jobs.evaluate", run_copy.path)
     assert done.code == 2 and "python -m jobs.runs" in done.err
+
+
+def test_many_classes_are_cut_to_the_worst_and_the_most_confused():
+    labels = np.repeat(np.arange(40), 5)
+    predicted = labels.copy()
+    predicted[labels == 17] = 3  # all of one class taken for another
+    predicted[0] = 1
+    counts = confusion(labels, predicted, 40)
+    row = {"accuracy": 0.97, "interval": (0.9, 0.99), "balanced_accuracy": 0.97, "images": 200, "note": ""}
+    result = {**row, "classes": class_scores(labels, predicted, 40), "confusion": counts}
+    text = evaluation_text("run", "test", [f"name{i}" for i in range(40)], {"knn20": result}, "linear", "here")
+    lines = [line.split() for line in text.splitlines()]
+    table = next(i for i, line in enumerate(lines) if line[:2] == ["class", "precision"])
+    assert lines[table + 1] == ["name17", "0.000", "0.000", "0.000", "5"] and lines[table + 2][0] == "name0"
+    assert "30 classes with the lowest recall" in text
+    assert lines[-4:-2] == [["name17", "name3", "5"], ["name0", "name1", "1"]]
+
+
+def test_on_the_command_line_only_the_report_is_seen(cli, trained_run):
+    done = cli("jobs.evaluate", "tiny", f"storage={trained_run.storage}", "protocols=knn20")
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("tiny: 60 test images of 3 classes")
+    done = cli("jobs.evaluate", "tinny", f"storage={trained_run.storage}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
