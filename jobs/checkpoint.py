@@ -30,6 +30,11 @@ class Checkpoint:
         """Optimiser steps done when it was written."""
         return self.meta["step"]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its arrays, from its manifest."""
+        return json.loads((self.path / _MANIFEST).read_text())["files"][_STATE]["sha256"]
+
     def state(self) -> dict[str, np.ndarray]:
         """The arrays by name."""
         with np.load(self.path / _STATE, allow_pickle=False) as arrays:
@@ -81,19 +86,33 @@ def newest(folder: Path, say: Any = print) -> Checkpoint | None:
     return None
 
 
+def usable(folder: Path, say: Any = print) -> list[Checkpoint]:
+    """All checkpoints that match their manifest, oldest first; `say` is told of every other one."""
+    found = []
+    for path in sorted(folder.glob("step-*")):
+        problem = _problem(path)
+        if problem is None:
+            found.append(Checkpoint(path, json.loads((path / _META).read_text())))
+        else:
+            say(f"checkpoint {path.name} is not usable ({problem}) and left out")
+    return found
+
+
 def open_step(folder: Path, step: int) -> Checkpoint | None:
     """The checkpoint of one step, or None when it is missing or does not match its manifest."""
     path = folder / f"step-{step:09d}"
     return Checkpoint(path, json.loads((path / _META).read_text())) if _problem(path) is None else None
 
 
-def prune(folder: Path, step: int, keep: int, best_step: int | None) -> None:
+def prune(folder: Path, step: int, keep: int | str, best_step: int | None) -> None:
     """Deletes all but the newest `keep` checkpoints up to `step` and the best one, and what interrupted writes left.
+
+    `keep` is a number, or "all" to delete none.
 
     What lies beyond `step` was not usable when the run resumed, or it would have resumed from there.
     """
     usable = [path for path in sorted(folder.glob("step-*")) if path.name <= f"step-{step:09d}"]
-    for path in usable[:-keep]:
+    for path in [] if isinstance(keep, str) else usable[:-keep]:
         if path.name != f"step-{best_step or 0:09d}":
             shutil.rmtree(path)
     for path in folder.glob(".step-*.partial"):

@@ -3,14 +3,18 @@
 import argparse
 import io
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from jobs import layers
 from jobs.errors import ConfigError, TrainingError, UnavailableError
 from semisup_core.errors import DataError, NumericalError
+from semisup_core.settings import nearest
+
+_OPTION = re.compile(r"(?P<key>[a-z_]+(\.[a-z_]+)*)=(?P<value>.*)", re.DOTALL)
 
 EXIT_CODES: dict[type[BaseException], int] = {
     ConfigError: 2,
@@ -45,6 +49,80 @@ def parse(description: str, **flags: str) -> argparse.Namespace:
     for name, text in flags.items():
         parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=text)
     return parser.parse_intermixed_args()
+
+
+class Command(NamedTuple):
+    """A command line of words and options.
+
+    Attributes:
+        words: RUN and what else stands without a key.
+        options: every option, its default where none was given.
+        flags: the flags that were given.
+    """
+
+    words: list[str]
+    options: dict[str, str]
+    flags: set[str]
+
+
+def parse_command(description: str, words: str, options: dict[str, tuple[str, str]], **flags: str) -> Command:
+    """Reads the command line of an entry point that works on what is there instead of configuring a run.
+
+    Args:
+        description: the first line of its help.
+        words: what stands without a key, as in "RUN FOLDER"; a last "…" allows more of the word before it.
+        options: name -> (default, help) of KEY=VALUE options.
+        **flags: name -> help of further on/off flags.
+
+    Raises:
+        ConfigError: an unknown option, or too few or too many words.
+    """
+    described = "\n".join(f"  {key}={default or '…':<10} {text}" for key, (default, text) in options.items())
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f"RUN: a run's name in storage, or the path of its folder\n\noptions and their defaults:\n{described}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", metavar=f"{words} [KEY=VALUE]".strip())
+    for name, text in flags.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=text)
+    arguments = parser.parse_intermixed_args()
+    given = [match for word in arguments.words if (match := _OPTION.fullmatch(word))]
+    for key in (match["key"] for match in given):
+        if key not in options:
+            raise ConfigError(f"{key}: no such option{nearest(key, options)}; expected {', '.join(options)}")
+    plain = [word for word in arguments.words if not _OPTION.fullmatch(word)]
+    expected = words.split()
+    open_ended = expected[-1:] == ["…"]
+    fewest = len(expected) - open_ended
+    if len(plain) < fewest or (len(plain) > fewest and not open_ended):
+        raise ConfigError(f"expected {words or 'options only'}, got {' '.join(plain) or 'nothing'}; --help says more")
+    values = {key: default for key, (default, _) in options.items()} | {match["key"]: match["value"] for match in given}
+    return Command(plain, values, {name for name in flags if getattr(arguments, name)})
+
+
+def chosen_names(key: str, value: str, valid: Sequence[str]) -> list[str]:
+    """The names of a list option, `knn20,linear` or `[knn20,linear]`; none for an empty value.
+
+    Raises:
+        ConfigError: a name that is not valid.
+    """
+    names = [name.strip() for name in value.strip().removeprefix("[").removesuffix("]").split(",") if name.strip()]
+    for name in names:
+        if name not in valid:
+            raise ConfigError(f"{key}: expected some of {', '.join(valid)}; got {name!r}{nearest(name, valid)}")
+    return list(dict.fromkeys(names))
+
+
+def whole_number(key: str, value: str, least: int, most: int) -> int:
+    """The value of a number option.
+
+    Raises:
+        ConfigError: no whole number, or out of range.
+    """
+    if not value.isdecimal() or not least <= int(value) <= most:
+        raise ConfigError(f"{key}: expected a whole number from {least} to {most}, got {value!r}")
+    return int(value)
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:

@@ -36,6 +36,7 @@ from semisup_core.methods import METHODS
 from semisup_core.settings import nearest
 
 _LARGEST_SEED = 2**32 - 1  # NumPy's limit
+_RESERVED = ("stores", "baselines")  # folders of a storage that are no runs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _SECTIONS = {
@@ -219,8 +220,10 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError("runtime.num_workers: runtime=local is one process; use runtime=ray for several workers")
     if not 0 <= config.seed <= _LARGEST_SEED:
         raise ConfigError(f"seed: expected a value from 0 to {_LARGEST_SEED}, got {config.seed}")
-    if config.name is not None and (not _NAME.fullmatch(config.name) or config.name == "stores"):
-        raise ConfigError(f"name: expected letters, digits, '.', '_' and '-', and not 'stores'; got {config.name!r}")
+    if config.name is not None and (not _NAME.fullmatch(config.name) or config.name in _RESERVED):
+        raise ConfigError(
+            f"name: expected letters, digits, '.', '_' and '-', and not {' or '.join(_RESERVED)}; got {config.name!r}"
+        )
     if "://" in config.storage:
         raise ConfigError(f"storage: expected a folder, got {config.storage}; object stores are not supported yet")
 

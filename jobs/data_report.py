@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.text import printable
 from semisup_core.data.splits import POOLS, Split, duplicates
 from semisup_core.data.store import Store
 
@@ -23,10 +24,10 @@ def describe_store(store: Store) -> str:
     manifest = store.manifest
     size = _size(sum(file.bytes for file in manifest.files))
     skipped = [f"{count:,} {kind.replace('_', ' ')}" for kind, count in manifest.skipped.items() if count]
-    corrupt = _first([_one_line(name) for name in manifest.corrupt], NAMED_CORRUPT)
+    corrupt = _first([printable(name) for name in manifest.corrupt], NAMED_CORRUPT)
     facts = {
         "data set": f"{manifest.source}, {len(store):,} images of {' x '.join(map(str, store.image_shape))}",
-        "store": f"{_one_line(str(store.path))}, {size}",
+        "store": f"{printable(str(store.path))}, {size}",
         "fingerprint": store.fingerprint[:FINGERPRINT_CHARACTERS],
         "files skipped": ", ".join(skipped) or "none",
         "corrupt images": f"{len(manifest.corrupt):,}, left out: {', '.join(corrupt)}" if corrupt else "none",
@@ -45,7 +46,7 @@ def describe_pools(store: Store, split: Split) -> str:
     counts = np.stack([np.bincount(rows[rows >= 0], minlength=len(store.class_names)) for rows in labels], axis=1)
     without_class = np.array([(rows < 0).sum() for rows in labels])
     training = counts[:, POOLS.index("unlabelled")]
-    names = [_one_line(name)[:CLASS_CHARACTERS] for name in store.class_names]
+    names = [printable(name)[:CLASS_CHARACTERS] for name in store.class_names]
     rows: list[Row] = list(zip(names, counts, strict=True))
     if len(rows) > LISTED_CLASSES:
         extremes = {"smallest": np.argmin(training), "largest": np.argmax(training)}
@@ -69,7 +70,7 @@ def describe_duplicates(store: Store, split: Split) -> str:
     if not pairs:
         return "Exact duplicates across splits: none"
     names = store.names()
-    named = [" = ".join(f"{_one_line(names[row])} ({_pool(split, row)})" for row in pair) for pair in pairs]
+    named = [" = ".join(f"{printable(names[row])} ({_pool(split, row)})" for row in pair) for pair in pairs]
     return "\n  ".join([f"Exact duplicates across splits: {len(pairs):,}", *_first(named, NAMED_DUPLICATES)])
 
 
@@ -94,11 +95,6 @@ def _size(count: float) -> str:
 def _first(texts: Sequence[str], most: int) -> list[str]:
     more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
     return [*texts[:most], *more]
-
-
-def _one_line(name: str) -> str:
-    """Escapes what would break a line or the terminal; file names may hold anything."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

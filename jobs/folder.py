@@ -1,5 +1,6 @@
 """The run folder: one layout for every way in."""
 
+import difflib
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from jobs.identity import identity
 from jobs.schema import RunConfig
 
 _PACKAGES = ("tensorflow", "keras", "ray", "numpy", "scikit-learn", "omegaconf", "wandb")
+_MARKS = ("config.yaml", "identity.json", "summary.json")  # any of them makes a folder a run, if a broken one
 
 
 class RunFolder:
@@ -27,6 +29,7 @@ class RunFolder:
         self.name = path.name
         self.checkpoints = path / "checkpoints"
         self.encoder = path / "encoder.keras"
+        self.classifier = path / "classifier.keras"
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
         self._initial_encoder = path / "initial_encoder.keras"
@@ -92,6 +95,32 @@ class RunFolder:
         """Adds what only a worker knows to environment.json."""
         file = self.path / "environment.json"
         write_text(file, json.dumps(json.loads(file.read_text()) | facts, indent=1))
+
+
+def run_folders(storage: Path) -> list[RunFolder]:
+    """The folders of a storage that are runs, by name."""
+    found = storage.iterdir() if storage.is_dir() else ()
+    return [RunFolder(path) for path in sorted(found) if any((path / name).exists() for name in _MARKS)]
+
+
+def find_run(word: str, storage: str) -> RunFolder:
+    """The run folder that a user means.
+
+    Args:
+        word: a run's name in the storage, or the path of its folder.
+        storage: the folder of the runs.
+
+    Raises:
+        ConfigError: there is no such run; names those that are like it.
+    """
+    place = Path(storage).expanduser()
+    for path in (place / word, Path(word).expanduser()):
+        if (path / "config.yaml").is_file():
+            return RunFolder(path.resolve())
+    names = [folder.name for folder in run_folders(place)]
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.3)
+    there = f"did you mean {' or '.join(close)}?" if close else f"runs there: {', '.join(names[:10]) or 'none'}"
+    raise ConfigError(f"{word}: expected a run in {place} or the path of a run folder, found neither; {there}")
 
 
 def write_text(path: Path, text: str) -> None:

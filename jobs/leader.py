@@ -4,30 +4,31 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from statistics import median
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from jobs import checkpoint as checkpoints
-from jobs.build import policies
+from jobs.baselines import pixel_baselines
 from jobs.folder import RunFolder, write_text
+from jobs.gallery import gallery_columns
 from jobs.plan import Plan
-from jobs.report import described, draw_curves, draw_gallery, duration, epoch_line
+from jobs.report import described, draw_curves, draw_gallery, epoch_line
 from jobs.schema import RunConfig
 from jobs.selection import patience_used_up, restored_selection
+from jobs.text import duration
 from jobs.tracking import Tracker, read_rows
-from semisup_core.augmenters import augment, view_seed
-from semisup_core.data.splits import Split
+from semisup_core.data.splits import POOLS, Split
 from semisup_core.data.store import Store
 from semisup_core.devices import device_names
 from semisup_core.evaluation.evaluator import Evaluator
+from semisup_core.evaluation.protocols import Measured
 from semisup_core.methods.base import Method
 from semisup_core.trainer import Trainer
 
 _HEARTBEAT_SECONDS = 20.0  # an epoch longer than this shows where it is
-_GALLERY_ROWS = 8
 
 
 class Leader:
@@ -81,7 +82,7 @@ class Leader:
             self._say("some class has fewer labelled images than a batch takes of it: batches repeat images")
         if not len(self._split.validation):
             self._say("no validation labels: the last epoch is kept; dataset.validation_per_class=5 keeps the best")
-        self._draw_gallery()
+        draw_gallery(gallery_columns(config, self._store, self._split), self._folder.path / "gallery.png")
         self._folder.add_environment({"replicas": replicas, "devices": device_names()})
         self._ended = time.perf_counter()
 
@@ -182,12 +183,11 @@ class Leader:
         begun = time.perf_counter()
         final_step, selected = self._trainer.step, self._select()
         protocols = self._config.evaluation.protocols
-        has_test = len(self._split.test) > 0
-        if has_test:
-            self._say(f"measuring {len(self._split.test)} test images, with raw pixels for comparison")
-        test = self._evaluator.measure("test", protocols) if has_test else []
-        pixels = self._evaluator.measure_pixels("test", protocols) if has_test else []
+        test, pixels = self._measure_test()
+        self._evaluator.update()  # where there is nothing to measure, too
         self._evaluator.encoder.save(self._folder.encoder)
+        if self._evaluator.classifier:
+            self._evaluator.classifier.save(self._folder.classifier)
         rows = read_rows(self._folder.metrics)
         draw_curves(rows, self._folder.path / "curves.png")
         self._phases["finish"] = time.perf_counter() - begun
@@ -200,9 +200,7 @@ class Leader:
             "steps": final_step,
             "epoch": epoch,
             "selected": selected,
-            "counts": {
-                pool: len(getattr(self._split, pool)) for pool in ("labelled", "unlabelled", "validation", "test")
-            },
+            "counts": {pool: len(getattr(self._split, pool)) for pool in POOLS},
             "test": {result.protocol: result._asdict() for result in test},
             "pixels": {result.protocol: result._asdict() for result in pixels},
             "protocols": described(list(protocols)),
@@ -214,6 +212,16 @@ class Leader:
         }
         write_text(self._folder.summary, json.dumps(summary, indent=1))
         self._tracker.close({f"test/{name}": row["accuracy"] for name, row in summary["test"].items()})
+
+    def _measure_test(self) -> tuple[list[Measured], list[Measured]]:
+        """Results of the weights in place and of raw pixels; nothing where there are no test images."""
+        if not len(self._split.test):
+            return [], []
+        self._say(f"measuring {len(self._split.test)} test images, with raw pixels for comparison")
+        protocols, measure_pixels = self._config.evaluation.protocols, partial(self._evaluator.measure_pixels, "test")
+        storage = self._folder.path.parent
+        pixels = pixel_baselines(storage, self._store, self._split, "test", protocols, measure_pixels)
+        return self._evaluator.measure("test", protocols), pixels
 
     def pause(self, epoch: int) -> None:
         """Saves in mid-epoch, without evaluating: the run that goes on from here must equal one that never paused."""
@@ -238,17 +246,3 @@ class Leader:
             return "last epoch"
         self._trainer.load_state(kept.state(), kept.step)
         return f"best validation, {self._config.evaluation.monitor} {best.value:.3f}"
-
-    def _draw_gallery(self) -> None:
-        """Original, weak, strong, strong of some labelled images."""
-        rows = self._split.labelled
-        spread = rows[np.linspace(0, len(rows) - 1, min(_GALLERY_ROWS, len(rows))).astype(int)]
-        images = tf.constant(self._store.read(spread))
-        drawn = policies(self._config)
-        columns = [np.asarray(images)]
-        for copy, name in enumerate(("weak", "strong", "strong")):
-            seed = view_seed(self._config.seed, tf.constant(0, tf.int64), 0, copy)
-            positions = tf.range(len(images))
-            size = self._config.dataset.image_size
-            columns.append(augment(images, drawn[name], seed, positions, len(images), size).numpy())
-        draw_gallery(columns, self._folder.path / "gallery.png")

@@ -14,6 +14,18 @@ def quiet_environment() -> None:
 
 
 @contextmanager
+def quiet_imports() -> Iterator[None]:
+    """For the imports of a command that uses TensorFlow: no greetings, and no more GPU memory than it needs."""
+    quiet_environment()
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    with stderr_aside():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices("GPU")  # says its say about drivers now
+        yield
+
+
+@contextmanager
 def stderr_aside() -> Iterator[None]:
     """Holds back what is written to file descriptor 2, and shows it only if an exception leaves the block.
 

@@ -5,17 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jobs.text import columns, duration, interval_text
 from semisup_core.evaluation.protocols import DESCRIPTIONS
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 42 s, 3 min 05 s, 2 h 07 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
 def epoch_line(
@@ -32,12 +23,13 @@ def epoch_line(
 
 def final_table(summary: dict[str, Any]) -> str:
     """Test accuracy under each protocol beside the same protocol on raw pixels, and where the run is."""
-    lines = [summary["run"], f"  {'protocol':<12}{'test':>8}{'raw pixels':>13}"]
+    rows = [["protocol", "test", "95 % interval", "raw pixels", ""]]
     for name, row in summary["test"].items():
         pixels = summary["pixels"].get(name)
-        baseline = f"{pixels['accuracy']:>13.4f}" if pixels else f"{'-':>13}"
-        note = f"   ({row['note']})" if row["note"] else ""
-        lines.append(f"  {name:<12}{row['accuracy']:>8.4f}{baseline}{note}")
+        baseline = f"{pixels['accuracy']:.4f}" if pixels else "-"
+        note = f"({row['note']})" if row["note"] else ""
+        rows.append([name, f"{row['accuracy']:.4f}", interval_text(row.get("interval")), baseline, note])
+    lines = [summary["run"], *columns(rows, left=(0, 4))]
     if not summary["test"]:
         lines.append("  no test images: dataset.test_fraction is 0")
     counts = summary["counts"]

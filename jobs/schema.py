@@ -6,7 +6,7 @@ from typing import Any
 from semisup_core.policy import Policy
 from semisup_core.settings import check_settings, setting
 
-PROTOCOLS = ("knn20", "knn200", "linear", "classifier")
+PROTOCOLS = ("knn20", "knn200", "knn200_t0.1", "soft_nn", "linear", "classifier")
 SOURCES = ("digits", "folder")
 PATH_SOURCES = ("folder",)
 
@@ -96,10 +96,10 @@ class EvaluationConfig(_Checked):
 
 @dataclass(frozen=True)
 class CheckpointConfig(_Checked):
-    """A checkpoint every so many epochs; the newest `keep` and the best by validation stay."""
+    """A checkpoint every so many epochs; the newest `keep` (or all of them) and the best by validation stay."""
 
     every: int = setting(1, at_least=1)
-    keep: int = setting(2, at_least=1)
+    keep: int | str = setting(2, at_least=1, or_words=("all",))
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,15 @@ def setting(default: Any, **rules: Any) -> Any:
 
     Args:
         default: the default; a list or tuple becomes an immutable tuple.
-        **rules: any of above, at_least, below, at_most (numbers, checked element by element in a tuple)
-            and one_of (a tuple of names).
+        **rules: any of above, at_least, below, at_most (numbers, checked element by element in a tuple),
+            one_of (a tuple of names) and or_words (names that are allowed instead of a number).
 
     Returns:
         A `dataclasses.field`.
     """
-    unknown = set(rules) - {*_RULES, "one_of"}
+    unknown = set(rules) - {*_RULES, "one_of", "or_words"}
     if unknown:
-        raise TypeError(f"setting() knows above, at_least, below, at_most and one_of, not {sorted(unknown)}")
+        raise TypeError(f"setting() knows above, at_least, below, at_most, one_of, or_words, not {sorted(unknown)}")
     return dataclasses.field(default=tuple(default) if isinstance(default, list) else default, metadata=rules)
 
 
@@ -55,6 +55,10 @@ def _check_value(name: str, value: Any, rules: Any) -> None:
         return
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value}")
+    if "or_words" in rules and isinstance(value, str):
+        if value not in rules["or_words"]:
+            raise ValueError(f"{name}: expected a number or {' or '.join(rules['or_words'])}, got {value!r}")
+        return
     if "one_of" in rules and value not in rules["one_of"]:
         raise ValueError(
             f"{name}: expected one of {', '.join(rules['one_of'])}; got {value!r}{nearest(str(value), rules['one_of'])}"

@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from semisup_core.data.store import Store
 
-_BATCH = 256
+BATCH = 256
 
 
 class Embedder:
     """Runs an encoder over rows of a store; compiled once, also for a last batch that is not full."""
 
-    def __init__(self, encoder: keras.Model, batch: int = _BATCH) -> None:
+    def __init__(self, encoder: keras.Model, batch: int = BATCH) -> None:
         """Keeps the encoder.
 
         Args:
@@ -34,15 +34,26 @@ class Embedder:
         Returns:
             (N, D) float32.
         """
-        parts = []
-        for start in range(0, len(rows), self._batch):
-            images = store.read(rows[start : start + self._batch])
-            short = min(self._batch, len(rows)) - len(images)
-            if short:
-                images = np.pad(images, ((0, short), (0, 0), (0, 0), (0, 0)))
-            features = self._encode(tf.cast(images, keras.config.floatx())).numpy()
-            parts.append(features[: len(features) - short])
-        return np.concatenate(parts).astype(np.float32)
+        starts = range(0, len(rows), self._batch)
+        size = min(self._batch, len(rows))
+        return np.concatenate([self._features(store.read(rows[i : i + self._batch]), size) for i in starts])
+
+    def images(self, images: np.ndarray) -> np.ndarray:
+        """The features of images at hand.
+
+        Args:
+            images: (N, H, W, 3) uint8, at most a batch of them.
+
+        Returns:
+            (N, D) float32.
+        """
+        return self._features(images, self._batch)
+
+    def _features(self, images: np.ndarray, size: int) -> np.ndarray:
+        """Features of images filled up to `size`, so that every call has the shape that was compiled."""
+        padded = np.pad(images, ((0, size - len(images)), (0, 0), (0, 0), (0, 0)))
+        features = self._encode(tf.cast(padded, keras.config.floatx())).numpy()
+        return features[: len(images)].astype(np.float32)
 
 
 def pixels(store: Store, rows: np.ndarray, largest_side: int = 32) -> np.ndarray:
@@ -58,8 +69,8 @@ def pixels(store: Store, rows: np.ndarray, largest_side: int = 32) -> np.ndarray
     """
     side = min(store.image_shape[0], largest_side)
     parts = []
-    for start in range(0, len(rows), _BATCH):
-        images = tf.cast(store.read(rows[start : start + _BATCH]), tf.float32)
+    for start in range(0, len(rows), BATCH):
+        images = tf.cast(store.read(rows[start : start + BATCH]), tf.float32)
         if side < store.image_shape[0]:
             images = tf.image.resize(images, (side, side), method="area")
         parts.append(tf.reshape(images / 255.0, (len(images), -1)).numpy())

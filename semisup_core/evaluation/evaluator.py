@@ -16,6 +16,10 @@ class Evaluator:
     """Measures a method's exported encoder on a pool of the split.
 
     It runs a copy of the encoder outside the strategy, so it needs no other worker and no replica.
+
+    Attributes:
+        encoder: the copy, with the weights of the last measurement.
+        classifier: likewise the method's classifier, or None.
     """
 
     def __init__(self, method: Method, store: Store, split: Split) -> None:
@@ -28,8 +32,14 @@ class Evaluator:
         """
         self._method, self._store, self._split = method, store, split
         self.encoder = exported(method.export_encoder())
-        self._classifier = exported(method.classifier) if method.classifier else None
+        self.classifier = exported(method.classifier) if method.classifier else None
         self._embed = Embedder(self.encoder)
+
+    def update(self) -> None:
+        """Gives `encoder` and `classifier` the method's present weights."""
+        copy_weights(self._method.export_encoder(), self.encoder)
+        if self.classifier:
+            copy_weights(self._method.classifier, self.classifier)
 
     def measure(self, pool: str, protocols: Sequence[str]) -> list[Measured]:
         """The accuracies of the method's present weights.
@@ -41,17 +51,17 @@ class Evaluator:
         Returns:
             One entry a protocol.
         """
-        copy_weights(self._method.export_encoder(), self.encoder)
-        if self._classifier:
-            copy_weights(self._method.classifier, self._classifier)
+        self.update()
         rows = getattr(self._split, pool)
         bank = self._embed(self._store, self._split.labelled)
         return self._measured(protocols, bank, self._embed(self._store, rows), rows)
 
     def measure_pixels(self, pool: str, protocols: Sequence[str]) -> list[Measured]:
-        """The same protocols on raw pixels, without "classifier"."""
+        """The same protocols on raw pixels, without "classifier"; no protocol costs nothing."""
         rows = getattr(self._split, pool)
         kept = [protocol for protocol in protocols if protocol != "classifier"]
+        if not kept:
+            return []
         return self._measured(kept, pixels(self._store, self._split.labelled), pixels(self._store, rows), rows)
 
     def _measured(
@@ -65,5 +75,5 @@ class Evaluator:
             queries,
             np.asarray(labels[rows]),
             num_classes=len(self._store.class_names),
-            classifier=self._classifier,
+            classifier=self.classifier,
         )

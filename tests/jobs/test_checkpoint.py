@@ -61,6 +61,17 @@ def test_prune_keeps_the_newest_and_the_best_and_removes_leftovers(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:09d}" for step in (5, 15, 20)]
 
 
+def test_prune_keeps_all_when_told_so(tmp_path):
+    for step in (5, 10, 15, 20):
+        saved(tmp_path, step)
+    checkpoint.prune(tmp_path, step=20, keep="all", best_step=None)
+    assert [found.step for found in checkpoint.usable(tmp_path)] == [5, 10, 15, 20]
+    flip_byte(tmp_path / "step-000000010" / "state.npz")
+    said = []
+    assert [found.step for found in checkpoint.usable(tmp_path, said.append)] == [5, 15, 20]
+    assert len(said) == 1 and "step-000000010" in said[0]
+
+
 def test_prune_never_takes_the_one_just_saved_for_an_old_one(tmp_path):
     for step in (4, 8, 12):
         saved(tmp_path, step)

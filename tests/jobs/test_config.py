@@ -66,6 +66,13 @@ def test_a_resolved_config_is_valid_and_the_same(tmp_path):
     assert config.load(["trainer.epochs=4"], str(file)).trainer.epochs == 4
 
 
+@pytest.mark.parametrize("words, keep", [([], 2), (["checkpoint.keep=7"], 7), (["checkpoint.keep=all"], "all")])
+def test_keep_is_a_number_or_all(words, keep):
+    loaded = config.load(words)
+    assert loaded.checkpoint.keep == keep
+    assert config.from_dict(config.to_dict(loaded)) == loaded
+
+
 def test_a_member_picked_anew_drops_what_the_file_said_of_it(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(config.to_yaml(config.load(["method.temperature=0.3"])))
@@ -118,6 +125,10 @@ def test_a_member_picked_anew_drops_what_the_file_said_of_it(tmp_path):
         (["augmentation.strong=3"], ["augmentation.strong", "section"]),
         (["name=../x"], ["name", "../x"]),
         (["name=stores"], ["name", "stores"]),
+        (["name=baselines"], ["name", "baselines"]),
+        (["checkpoint.keep=most"], ["checkpoint.keep", "a number or all", "most"]),
+        (["checkpoint.keep=0"], ["checkpoint.keep", "at least 1"]),
+        (["checkpoint.keep=1.5"], ["checkpoint.keep", "1.5"]),
         (["storage=s3://bucket/runs"], ["storage", "s3://bucket/runs"]),
         (["dataset.image_size=30"], ["dataset.image_size", "at least 31", "conv"]),
         (["trainer.epochs=5", "optimizer.warmup_epochs=5"], ["optimizer.warmup_epochs", "fewer"]),

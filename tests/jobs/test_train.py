@@ -69,6 +69,8 @@ def test_run_folder_is_what_a_person_can_use(finished):
     assert summary["complete"] and summary["steps"] == 12
     assert set(summary["test"]) == set(summary["pixels"]) == set(summary["protocols"]) == {"knn20", "linear"}
     assert summary["counts"] == {"labelled": 100, "unlabelled": 1347, "validation": 50, "test": 400}
+    for row in summary["test"].values():
+        assert row["interval"][0] < row["accuracy"] < row["interval"][1] and 0 < row["balanced_accuracy"] < 1
     assert summary["test"]["linear"]["images"] == 400 and 0.1 < summary["pixels"]["linear"]["accuracy"] < 1
     environment = json.loads((finished / "environment.json").read_text())
     assert {"commit", "dirty", "packages", "host", "cpus"} <= set(environment)
@@ -199,6 +201,8 @@ def test_cross_entropy_has_a_classifier(storage):
     run = config.load([f"storage={storage}", "name=supervised", "method=cross_entropy", *chosen])
     summary = driver.train(run)
     assert set(summary["test"]) == {"knn20", "knn200", "linear", "classifier"}
+    classifier = keras.saving.load_model(storage / "supervised" / "classifier.keras")
+    assert classifier.output_shape == (None, 10)
     assert "classifier" not in summary["pixels"] and "k capped at 100" in summary["test"]["knn200"]["note"]
 
 
@@ -264,6 +268,11 @@ def test_a_folder_without_test_images(storage, tmp_path):
         and summary["counts"]["unlabelled"] == 24
         and (storage / "pets" / "encoder.keras").exists()
     )
+    # Nothing was measured on the way, and the encoder that is left is the trained one all the same.
+    kept = keras.saving.load_model(storage / "pets" / "encoder.keras").get_weights()
+    state = arrays(storage / "pets")
+    trained = [state[name] for name in sorted(state) if name.startswith("encoder/")]
+    assert all(np.array_equal(one, other) for one, other in zip(kept, trained, strict=True))
 
 
 def test_no_validation_means_the_last_epoch(storage):

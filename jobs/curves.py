@@ -1,0 +1,86 @@
+"""Test accuracy of every kept checkpoint, measured after a run: `test_curves.jsonl`.
+
+Test images select nothing: the training code never imports this module, and only `jobs.plot` reads the file (a test
+holds both).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs import checkpoint as checkpoints
+from jobs.build import build_training
+from jobs.errors import ConfigError
+from jobs.folder import write_text
+from jobs.plan import Plan, make_plan
+from jobs.tracking import read_rows
+from jobs.trained import Trained
+from semisup_core.devices import make_strategy, set_precision
+from semisup_core.errors import DataError
+from semisup_core.evaluation.evaluator import Evaluator
+from semisup_core.evaluation.protocols import Measured
+
+_FILE = "test_curves.jsonl"
+
+
+def read_test_curves(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run folder's file (step, epoch, protocol, accuracy, interval, …); none where there is no file."""
+    return read_rows(folder / _FILE)
+
+
+def measure_every_epoch(trained: Trained, protocols: Sequence[str], say: Callable[[str], Any]) -> Path:
+    """Measures the kept checkpoints of whole epochs on test; those measured before are not measured again.
+
+    Args:
+        trained: the run, which need not be finished.
+        protocols: names; none for those of the run.
+        say: prints a line.
+
+    Returns:
+        The file, rewritten whole after every epoch.
+
+    Raises:
+        ConfigError: no checkpoint is kept.
+        DataError: there are no test images.
+    """
+    config, folder = trained.config, trained.folder
+    if not len(trained.split.test):
+        raise DataError(f"{folder.name}: expected test images, its split has none")
+    plan = make_plan(config, trained.split, len(trained.store.class_names), replicas=1)
+    kept = [entry for entry in checkpoints.usable(folder.checkpoints, say) if not entry.step % plan.steps_per_epoch]
+    if not kept:
+        raise ConfigError(f"{folder.name}: expected checkpoints of whole epochs in {folder.checkpoints}, found none")
+    say(f"{len(kept)} of {config.trainer.epochs} epochs are kept; checkpoint.keep=all keeps every one")
+    digests = {entry.step: entry.digest for entry in kept}
+    rows = {
+        (row["step"], row["protocol"]): row
+        for row in read_test_curves(folder.path)
+        if digests.get(row["step"], row["checkpoint"]) == row["checkpoint"]
+    }
+    asked = protocols or config.evaluation.protocols
+    todo = [(entry, [name for name in asked if (entry.step, name) not in rows]) for entry in kept]
+    todo = [(entry, missing) for entry, missing in todo if missing]
+    for entry, results in _measured(trained, plan, todo):
+        epoch = entry.step // plan.steps_per_epoch
+        for result in results:
+            row = {"step": entry.step, "epoch": epoch, "checkpoint": entry.digest, **result._asdict()}
+            rows[entry.step, result.protocol] = row
+        write_text(folder.path / _FILE, "".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
+        say(f"epoch {epoch}  test  " + "  ".join(f"{result.protocol} {result.accuracy:.3f}" for result in results))
+    say(f"{'written' if todo else 'nothing new'}: {folder.path / _FILE}; python -m jobs.plot {folder.path} draws it")
+    return folder.path / _FILE
+
+
+def _measured(
+    trained: Trained, plan: Plan, todo: list[tuple[checkpoints.Checkpoint, list[str]]]
+) -> Iterator[tuple[checkpoints.Checkpoint, list[Measured]]]:
+    """Puts one checkpoint after another into the run's method and measures it."""
+    if not todo:
+        return
+    set_precision(trained.config.trainer.precision)
+    method, trainer = build_training(trained.config, trained.store, plan, make_strategy())
+    evaluator = Evaluator(method, trained.store, trained.split)
+    for entry, protocols in todo:
+        trainer.load_state(entry.state(), entry.step)
+        yield entry, evaluator.measure("test", protocols)

@@ -1,0 +1,24 @@
+"""Lists the runs of a storage: `python -m jobs.runs storage=runs`."""
+
+from pathlib import Path
+
+from jobs.cli import main_with_exit_codes, parse_command
+from jobs.errors import ConfigError
+from jobs.run_list import list_runs
+
+
+def main() -> None:
+    """Parses, reads, and prints; loads nothing heavy."""
+    command = parse_command(
+        "List runs: state, best accuracy, age, and the command that resumes each.",
+        "",
+        {"storage": ("runs", "the folder of the runs")},
+    )
+    storage = Path(command.options["storage"]).expanduser()
+    if not storage.is_dir():
+        raise ConfigError(f"storage: expected the folder of the runs, got {storage}, which is not there")
+    print(list_runs(storage))
+
+
+if __name__ == "__main__":
+    main_with_exit_codes(main)
