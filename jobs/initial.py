@@ -8,9 +8,8 @@ from omegaconf import OmegaConf
 
 from jobs.config import to_dict
 from jobs.errors import ConfigError
-from jobs.folder import RunFolder
+from jobs.folder import RunFolder, find_run
 from jobs.schema import RunConfig
-from semisup_core.settings import nearest
 
 # What two encoders may differ in and still have the same weights' shapes.
 _NOT_STRUCTURE = ("init", "trainable")
@@ -31,22 +30,19 @@ def initial_encoder(config: RunConfig) -> Path | None:
     init = config.encoder.init
     if init is None:
         return None
-    storage = Path(config.storage).expanduser()
     path = Path(init).expanduser()
     if path.suffix == ".keras":
         if not path.is_file():
             raise ConfigError(f"encoder.init: expected a .keras file, found none at {path}")
         return path.resolve()
-    folder = RunFolder(next((place for place in (storage / init, path) if place.is_dir()), storage / init))
-    if not folder.path.is_dir():
-        runs = [place.name for place in storage.glob("*") if (place / "config.yaml").exists()]
-        raise ConfigError(
-            f"encoder.init: expected a run in {storage}, a run folder or a .keras file; got {init}{nearest(init, runs)}"
-        )
+    try:
+        folder = find_run(init, config.storage)
+    except ConfigError as error:
+        raise ConfigError(f"encoder.init={error}; or give a .keras file") from error
     if not folder.encoder.is_file():
         raise ConfigError(f"encoder.init: {folder.path} has no {folder.encoder.name}; is the run finished?")
     _check_structure(config, folder)
-    return folder.encoder.resolve()
+    return folder.encoder
 
 
 def _check_structure(config: RunConfig, folder: RunFolder) -> None:

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 
 from jobs.report import pyplot
+from jobs.text import columns
 
 
 def stage_table(summaries: dict[str, dict[str, Any]]) -> str:
     """Test accuracy of each stage under each protocol, with its epochs and minutes."""
     protocols = list(dict.fromkeys(name for summary in summaries.values() for name in summary["test"]))
-    lines = ["  ".join([f"{'stage':<9}", *(f"{name:>10}" for name in protocols), f"{'epochs':>6}", f"{'minutes':>7}"])]
+    table = [["stage", *protocols, "epochs", "minutes", ""]]
     for stage, summary in summaries.items():
         cells = [f"{row['accuracy']:.4f}" if (row := summary["test"].get(name)) else "-" for name in protocols]
         minutes = sum(summary["phases_seconds"].values()) / 60
-        note = "" if summary["complete"] else f"   (stopped: {summary['stopped']})"
-        numbers = [*(f"{cell:>10}" for cell in cells), f"{summary['epoch']:>6}", f"{minutes:>7.1f}"]
-        lines.append("  ".join([f"{stage:<9}", *numbers]) + note)
-    return "\n".join(lines)
+        note = "" if summary["complete"] else f"(stopped: {summary['stopped']})"
+        table.append([stage, *cells, str(summary["epoch"]), f"{minutes:.1f}", note])
+    return "\n".join(columns(table, left=(0, len(table[0]) - 1), indent=""))
 
 
 def draw_stages(rows: dict[str, list[dict[str, Any]]], steps_per_epoch: dict[str, int], path: Path) -> None:
