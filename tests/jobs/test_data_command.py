@@ -145,7 +145,7 @@ def test_impossible_split_still_shows_the_store(birds):
     ("arguments", "code", "message"),
     [
         (["dataset=folder", "dataset.path=/nowhere/at/all"], 3, "/nowhere/at/all, found nothing"),
-        (["dataset=digits", "dataset.path=/nowhere"], 3, "digits ships with scikit-learn"),
+        (["dataset=digits", "dataset.path=/nowhere"], 2, "dataset.path: expected none for dataset.name=digits"),
         (["dataset=folder"], 2, "dataset.path"),
         (["dataset.labels_per_clas=3"], 2, "did you mean dataset.labels_per_class"),
         (["dataset=digitz"], 2, "digits"),
