@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -53,6 +54,9 @@ def open_builder(name: str, data_dir: str | Path | None) -> Any:
 def _builder(name: str, folder: str | None) -> Any:
     import tensorflow_datasets  # takes a second
 
+    absl = logging.getLogger("absl")  # where tfds warns of every data set that is not prepared yet
+    level = absl.level
+    absl.setLevel(logging.ERROR)
     try:
         return tensorflow_datasets.builder(name, data_dir=folder)
     except tensorflow_datasets.core.DatasetNotFoundError as error:
@@ -60,11 +64,13 @@ def _builder(name: str, folder: str | None) -> Any:
         known = [*there, *tensorflow_datasets.list_builders(with_community_datasets=False)]
         raise DataError(
             f"expected the name of a data set of tfds{f' or of one in {folder}' if folder else ''}, got {name!r}"
-            f"{nearest(name.split(':')[0].split('/')[0], known)}; all names: "
-            "https://www.tensorflow.org/datasets/catalog/overview"
+            f"{nearest(name.split(':')[0].split('/')[0], known)} "
+            "(all names: https://www.tensorflow.org/datasets/catalog/overview)"
         ) from error
     except Exception as error:  # unknown configurations and versions come as all kinds
         raise DataError(f"tfds cannot open {name!r}: {_short(str(error))}") from error
+    finally:
+        absl.setLevel(level)
 
 
 def _check_reachable(builder: Any) -> None:

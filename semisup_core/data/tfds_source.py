@@ -140,7 +140,7 @@ def _feature_keys(builder: Any) -> tuple[str, str]:
         whole = np.issubdtype(features[label].np_dtype, np.integer) and features[label].shape == ()
         if whole and features[image].np_dtype in (np.uint8, np.uint16):
             return image, label
-    found = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
+    found = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in sorted(features.items()))
     raise DataError(f"expected an image of uint8 and a label in {builder.info.full_name}, its features are {found}")
 
 
