@@ -8,6 +8,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,19 +46,30 @@ def open_builder(name: str, data_dir: str | Path | None) -> Any:
         raise DataError(f"expected a folder of this machine for the data sets of tfds, got {data_dir}; copy it first")
     folder = str(Path(data_dir).expanduser().absolute()) if data_dir else None
     builder = _builder(name, folder)
-    if builder.is_prepared():
+    with _without_warnings():
+        prepared = builder.is_prepared()
+    if prepared:
         return builder
     _check_reachable(builder)
     _download(name, folder, builder)
     return _builder(name, folder)
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silences tfds, which warns of a data set that is not prepared yet."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _builder(name: str, folder: str | None) -> Any:
     import tensorflow_datasets  # takes a second
 
-    absl = logging.getLogger("absl")  # where tfds warns of every data set that is not prepared yet
-    level = absl.level
-    absl.setLevel(logging.ERROR)
     try:
         return tensorflow_datasets.builder(name, data_dir=folder)
     except tensorflow_datasets.core.DatasetNotFoundError as error:
@@ -69,8 +82,6 @@ def _builder(name: str, folder: str | None) -> Any:
         ) from error
     except Exception as error:  # unknown configurations and versions come as all kinds
         raise DataError(f"tfds cannot open {name!r}: {_short(str(error))}") from error
-    finally:
-        absl.setLevel(level)
 
 
 def _check_reachable(builder: Any) -> None:

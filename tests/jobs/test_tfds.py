@@ -112,6 +112,7 @@ def fashion_mnist(cli, tmp_path, http_proxy):
     words = ("dataset=fashion_mnist", f"storage={tmp_path / 'runs'}", f"dataset.path={tmp_path / 'tfds'}")
     done = cli("jobs.data", *words, http_proxy=http_proxy, no_proxy="")
     assert done.returncode == 3 and done.stdout == "" and not (tmp_path / "runs").exists()
+    assert "WARNING" not in done.stderr
     error = done.stderr.strip().splitlines()[-1]
     assert error.startswith("error: fashion_mnist/3.0.1 is not in ") and "give that folder as dataset.path" in error
     return error

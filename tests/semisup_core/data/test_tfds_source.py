@@ -1,6 +1,8 @@
 """Data sets that tfds itself writes to the disk and that are read back by name."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from semisup_core.data.sources import prepare
 from semisup_core.data.tfds_source import tfds
 from semisup_core.errors import DataError
 
+ROOT = Path(__file__).parents[3]
 NAMES = ["kea", "weka, große"]
 
 
@@ -77,6 +80,18 @@ def test_reads_back_what_tfds_wrote(birds, prepare_birds):
     written = [row["image"] for split in ("train", "unlabelled", "test") for row in SPLITS[split]]
     np.testing.assert_array_equal(store.read(np.arange(23)), [from_pixels(image, 20) for image in written])
     assert store.names()[11:13] == ["train/11", "unlabelled/0"]
+
+
+def test_reading_imports_no_tensorflow(birds, tmp_path):
+    code = f"""
+import sys
+from semisup_core.data.sources import prepare
+settings = dict(tfds_name="birds", train_split="train", test_split="test", path={str(birds)!r})
+print(len(prepare("tfds", image_size=20, stores={str(tmp_path)!r}, progress=False, **settings)))
+print("tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("16\nFalse\n", "")
 
 
 def test_slices_and_sums(birds, prepare_birds):
