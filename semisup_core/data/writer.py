@@ -186,10 +186,8 @@ def _decoded(source: Source, progress: bool) -> Iterator[tuple[NDArray[np.uint8]
 def _take(source: Source, items: Iterator[Any], count: int) -> list[Any]:
     taken = list(islice(items, count))
     if len(taken) < count:
-        raise DataError(
-            f"the source {source.name} lists {len(source):,} images and its data end before them; "
-            "they are damaged or incomplete: get or make them again"
-        )
+        why = f"the source {source.name} lists {len(source):,} images and its data end before them"
+        raise DataError(f"{why}; they are damaged or incomplete: get or make them again")
     return taken
 
 
