@@ -18,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 from jobs.errors import ConfigError
 from jobs.layers import layers_of, one_line, parse_overrides, read_yaml
 from jobs.schema import (
-    PATH_SOURCES,
     AugmentationConfig,
     CheckpointConfig,
     DatasetConfig,
@@ -185,8 +184,6 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError(
             "dataset.labels_per_class and dataset.label_fraction: expected at most one of the two; set one to null"
         )
-    if dataset.name in PATH_SOURCES and not dataset.path:
-        raise ConfigError(f"dataset.path: dataset.name={dataset.name} needs one; add dataset.path=FOLDER")
     if dataset.image_size < config.encoder.smallest_side:
         raise ConfigError(
             f"dataset.image_size: expected at least {config.encoder.smallest_side} for encoder {config.encoder.name}, "

@@ -25,7 +25,8 @@ def main() -> None:
     # Printed part by part: what is in the store helps whoever asked for a split that it cannot give.
     split = split_of(run, store)
     print(data_report.describe_pools(store, split))
-    print(data_report.describe_duplicates(store, split))
+    balance = data_report.describe_balance(store, split, run.dataset.balanced)
+    print(*[balance] if balance else [], data_report.describe_duplicates(store, split), sep="\n")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,38 @@ def describe_pools(store: Store, split: Split) -> str:
     )
 
 
+def describe_balance(store: Store, split: Split, balanced: bool) -> str:
+    """Says what unequal classes mean for the labelled batches and for what is measured; empty if all are equal.
+
+    Args:
+        store: gives the classes.
+        split: gives the labelled and the test images.
+        balanced: whether every labelled batch holds equal shares of its classes (``dataset.balanced``).
+    """
+    labelled, test = (
+        np.bincount(store.labels[getattr(split, pool)], minlength=len(store.class_names))
+        for pool in ("labelled", "test")
+    )
+    lines = []
+    few, many = int(np.argmin(labelled)), int(np.argmax(labelled))
+    if labelled[few] < labelled[many]:
+        small, large = (f"{printable(store.class_names[label])} ({labelled[label]:,})" for label in (few, many))
+        ratio = f"{labelled[many] / labelled[few]:.1f}"
+        lines.append(
+            f"Labelled batches hold equal shares of their classes: an image of {small} is drawn {ratio} times as often "
+            f"as one of {large}; dataset.balanced=false draws all equally often"
+            if balanced
+            else f"Labelled batches hold the classes as they are: {ratio} times as many of {large} as of {small}; "
+            "dataset.balanced=true gives each class an equal share"
+        )
+    if len(split.test) and test.min() < test.max():
+        lines.append(
+            "Accuracies count test images, so large classes weigh more; python -m jobs.evaluate gives the mean over "
+            "classes (balanced accuracy) too"
+        )
+    return "\n".join(lines)
+
+
 def describe_duplicates(store: Store, split: Split) -> str:
     """Counts pairs of a held-out image and an equal one, pixel for pixel, in another pool, and names some."""
     pairs = duplicates(store, split)

@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 
 from jobs.config import flat, to_dict
 from jobs.schema import RunConfig
+from semisup_core.data import SOURCE_SETTINGS
 
-# What may differ between two attempts at one and the same run.
+# What may differ between two attempts at one and the same run; where its images come from is among it.
 NOT_IDENTITY = (
     "name",
     "storage",
@@ -22,9 +23,9 @@ NOT_IDENTITY = (
     "groups",
     "trainer.steps_per_call",
     "trainer.max_minutes",
-    "dataset.path",
     "encoder.init",
     "dataset.corrupt_quota",
+    *(f"dataset.{key}" for key in SOURCE_SETTINGS),
 )
 
 

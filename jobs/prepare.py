@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jobs.schema import RunConfig
+from semisup_core.data import SOURCES
 from semisup_core.data.sources import prepare
 from semisup_core.data.splits import Split, make_split
 from semisup_core.data.store import Store
@@ -17,11 +18,11 @@ def prepare_store(config: RunConfig, progress: bool = True) -> Store:
     dataset = config.dataset
     return prepare(
         dataset.name,
-        path=Path(dataset.path).expanduser() if dataset.path else None,
         image_size=dataset.image_size,
         stores=Path(config.storage).expanduser() / "stores",
         corrupt_quota=dataset.corrupt_quota,
         progress=progress,
+        **{key: getattr(dataset, key) for key in SOURCES[dataset.name].settings},
     )
 
 

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from semisup_core.data import SOURCE_SETTINGS, SOURCES
 from semisup_core.policy import Policy
 from semisup_core.settings import check_settings, setting
 
 PROTOCOLS = ("knn20", "knn200", "knn200_t0.1", "soft_nn", "linear", "classifier")
-SOURCES = ("digits", "folder")
-PATH_SOURCES = ("folder",)
 
 
 class _Checked:
@@ -30,10 +29,14 @@ class Groups(_Checked):
 
 @dataclass(frozen=True)
 class DatasetConfig(_Checked):
-    """What data, and how many of its labels are used."""
+    """What data, and how many of its labels are used; which source needs and takes what stands in `SOURCES`."""
 
-    name: str = setting("digits", one_of=SOURCES)
+    name: str = setting("digits", one_of=tuple(SOURCES))
     path: str | None = None
+    tfds_name: str | None = None
+    train_split: str | None = None
+    test_split: str | None = None
+    unlabelled_split: str | None = None
     image_size: int = setting(96, at_least=4, at_most=2048)
     labels_per_class: int | None = setting(None, at_least=1)
     label_fraction: float | None = setting(None, above=0.0, at_most=1.0)
@@ -43,6 +46,21 @@ class DatasetConfig(_Checked):
     balanced: bool = True
     classes_per_batch: int | None = setting(None, at_least=2)
     corrupt_quota: float = setting(0.01, at_least=0.0, at_most=1.0)
+
+    def __post_init__(self) -> None:
+        """Checks the ranges, and that the source gets what it needs and nothing that it does not take."""
+        super().__post_init__()
+        source = SOURCES[self.name]
+        for key, example in source.needs.items():
+            if not getattr(self, key):
+                raise ValueError(f"{key}: dataset.name={self.name} needs one; add dataset.{key}={example}")
+        for key in SOURCE_SETTINGS:
+            if key not in source.settings and getattr(self, key) is not None:
+                takers = ", ".join(name for name, other in SOURCES.items() if key in other.settings)
+                raise ValueError(
+                    f"{key}: expected none for dataset.name={self.name}, got {getattr(self, key)}; "
+                    f"leave it out, or choose a data set of {takers}"
+                )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Image files as square RGB pixels."""
+"""Images, encoded or as pixels, as square RGB pixels."""
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,14 @@ ORIENTATIONS = {
 }
 
 
-def decode(path: Path, image_size: int) -> NDArray[np.uint8]:
+def decode(encoded: Path | bytes, image_size: int) -> NDArray[np.uint8]:
     """Reads an image as RGB, upright, its shorter side scaled to ``image_size`` and the centre square kept.
 
     EXIF orientation is applied, transparency laid over white, 16 bits become 8, colour profiles are ignored.
+
+    Args:
+        encoded: a file, or the bytes of one.
+        image_size: height and width of the result.
 
     Returns:
         (image_size, image_size, 3) uint8.
@@ -40,13 +45,13 @@ def decode(path: Path, image_size: int) -> NDArray[np.uint8]:
         CorruptImage: no image of `FORMATS`, damaged, or of more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise CorruptImage(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
             orientation = _orientation(image)
             # A JPEG decoder can skip detail that scaling would discard; twice the size keeps it sharp.
             image.draft("RGB", (2 * image_size, 2 * image_size))
-            square = ImageOps.fit(_to_rgb(image), (image_size, image_size), Image.Resampling.BICUBIC)
+            square = _square(image, image_size)
             if orientation in ORIENTATIONS:
                 square = square.transpose(ORIENTATIONS[orientation])
             return np.asarray(square)
@@ -57,6 +62,23 @@ def decode(path: Path, image_size: int) -> NDArray[np.uint8]:
     # Decoders raise whatever a damaged file makes of their parsing: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise CorruptImage(f"{type(error).__name__}: {error}") from error
+
+
+def from_pixels(pixels: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
+    """Scales and crops pixels as `decode` does; an image of the right size is left as it is.
+
+    Args:
+        pixels: (H, W), (H, W, 1), (H, W, 3) or, with transparency, (H, W, 4) uint8.
+        image_size: height and width of the result.
+
+    Returns:
+        (image_size, image_size, 3) uint8.
+    """
+    return np.asarray(_square(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels), image_size))
+
+
+def _square(image: Image.Image, image_size: int) -> Image.Image:
+    return ImageOps.fit(_to_rgb(image), (image_size, image_size), Image.Resampling.BICUBIC)
 
 
 def _orientation(image: Image.Image) -> int | None:

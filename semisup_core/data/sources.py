@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from semisup_core.data.folders import Listing, list_images
-from semisup_core.data.images import DECODE_VERSION, decode
+from semisup_core.data import SOURCES
 from semisup_core.data.manifest import Origin
-from semisup_core.data.splits import apportion
 from semisup_core.data.store import Store, open_store
 from semisup_core.data.writer import check_quota, write_store
-from semisup_core.errors import CorruptImage, DataError
+from semisup_core.errors import DataError
 
-DIGITS_VERSION = 1
-DIGITS_TEST_ROWS = 400
-# The test images of digits are the same whatever the seed of a run.
-DIGITS_TEST_SEED = 1797
+ORIGINS = {"train": Origin.TRAIN, "test": Origin.TEST, "unlabelled": Origin.UNLABELLED}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """A listed data set.
+
+    What takes long is left to `load`, which several threads call at once; `items` may read a stream.
 
     Attributes:
         name: what the user calls it.
@@ -37,7 +33,8 @@ class Source:
         origins: (N,) int8 `Origin` values.
         names: N names for messages, for a folder the path relative to it.
         image_shape: (H, W, C) of every row.
-        load: row number -> (H, W, C) uint8; raises `CorruptImage`. Called from several threads.
+        items: gives the N things that `load` takes, in order of the rows; one thread reads them, a few at a time.
+        load: an item -> (H, W, C) uint8; raises `CorruptImage`. Called from several threads.
         skipped: files that are no images of the data set, counted by reason; always has "not_images".
     """
 
@@ -47,8 +44,24 @@ class Source:
     origins: NDArray[np.int8]
     names: Sequence[str]
     image_shape: tuple[int, int, int]
-    load: Callable[[int], NDArray[np.uint8]]
+    items: Callable[[], Iterable[Any]]
+    load: Callable[[Any], NDArray[np.uint8]]
     skipped: dict[str, int]
+
+    def __post_init__(self) -> None:
+        """Checks what no source may hand over.
+
+        Raises:
+            DataError: fewer than two classes, or test images none of which has a label.
+        """
+        if len(self.class_names) < 2:
+            raise DataError(f"expected at least two classes in {self.name}, found {list(self.class_names)}; add others")
+        test = self.labels[self.origins == Origin.TEST]
+        if len(test) and test.max() < 0:
+            raise DataError(
+                f"none of the {len(test):,} test images of {self.name} has a label, so nothing can be measured on "
+                "them; leave them out, or make them unlabelled images"
+            )
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -68,117 +81,48 @@ class Found(NamedTuple):
     source: Callable[[], Source]
 
 
-def digits(image_size: int = 32, path: str | Path | None = None) -> Found:
-    """Handwritten digits: the 1,797 images of 8x8 that ship with scikit-learn, as RGB of ``image_size``.
+def number_classes(values: NDArray[np.integer]) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Names classes that have only numbers: in their order, without gaps, -1 = no label.
 
-    400 rows, stratified and the same for every run, are `Origin.TEST`; the other 1,397 are `Origin.TRAIN`.
+    Args:
+        values: (N,) integers.
 
-    Raises:
-        DataError: a ``path`` is given, which this source does not have.
+    Returns:
+        The names of labels 0 .. C-1, and the (N,) labels.
     """
-    if path is not None:
-        raise DataError(f"digits ships with scikit-learn and takes no path, got {path}; use folder for it")
-    return Found(f"v{DIGITS_VERSION}.{DECODE_VERSION}", partial(_digits_source, image_size))
-
-
-def _digits_source(image_size: int) -> Source:
-    from sklearn.datasets import load_digits  # takes 3 s
-
-    data = load_digits()
-    labels = data.target.astype(np.int32)
-    pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)
-    origins = np.full(len(labels), Origin.TRAIN, np.int8)
-    for digit, rows in enumerate(apportion(np.bincount(labels), DIGITS_TEST_ROWS)):
-        order = np.random.default_rng([DIGITS_TEST_SEED, digit]).permutation(np.flatnonzero(labels == digit))
-        origins[order[:rows]] = Origin.TEST
-
-    def load(row: int) -> NDArray[np.uint8]:
-        image = Image.fromarray(pixels[row]).resize((image_size, image_size), Image.Resampling.BICUBIC)
-        return np.asarray(image.convert("RGB"))
-
-    return Source(
-        name="digits",
-        class_names=tuple(map(str, data.target_names)),
-        labels=labels,
-        origins=origins,
-        names=[f"digits/{row}" for row in range(len(labels))],
-        image_shape=(image_size, image_size, 3),
-        load=load,
-        skipped={"not_images": 0},
-    )
-
-
-def folder(path: str | Path | None, image_size: int) -> Found:
-    """Image files in class folders.
-
-    Either ``path/train/CLASS/*``, with optional ``path/unlabelled/*`` and ``path/test/CLASS/*``, or
-    ``path/CLASS/*``, all of which is `Origin.TRAIN`. Files may lie at any depth inside a class folder. Images
-    are JPEG, PNG, BMP, GIF (first frame) and WebP, by extension. Other files, hidden files and folders, links
-    that leave the folder, images outside class folders and folders beside the three are counted in
-    ``skipped``. See `images.decode` for what becomes of an image.
-
-    Raises:
-        DataError: no such folder, fewer than two class folders, no image, a training class without images, or a
-            test class that is not in training.
-    """
-    if path is None:
-        raise DataError("the source folder needs a path: a folder of class folders, or one with train/CLASS/*")
-    root = Path(path).expanduser().resolve()
-    if not root.is_dir():
-        found = "a file" if root.exists() else "nothing"
-        raise DataError(f"expected a folder of class folders at {path}, found {found}; check the path")
-    listing = list_images(root, image_size)
-    return Found(listing.key, partial(_folder_source, root, listing, image_size))
-
-
-def _folder_source(root: Path, listing: Listing, image_size: int) -> Source:
-    def load(row: int) -> NDArray[np.uint8]:
-        try:
-            return decode(root / listing.names[row], image_size)
-        except CorruptImage as error:
-            raise CorruptImage(f"{listing.names[row]} ({error})") from error
-
-    return Source(
-        name="folder",
-        class_names=listing.class_names,
-        labels=np.array(listing.labels, np.int32),
-        origins=np.array(listing.origins, np.int8),
-        names=listing.names,
-        image_shape=(image_size, image_size, 3),
-        load=load,
-        skipped=listing.skipped,
-    )
-
-
-SOURCES: dict[str, Callable[..., Found]] = {"digits": digits, "folder": folder}
+    numbers = np.unique(values[values >= 0])
+    labels = np.where(values < 0, -1, np.searchsorted(numbers, values)).astype(np.int32)
+    return tuple(map(str, numbers.tolist())), labels
 
 
 def prepare(
     name: str,
     *,
-    path: str | Path | None,
     image_size: int,
     stores: str | Path,
     corrupt_quota: float = 0.01,
     progress: bool = True,
+    **settings: Any,
 ) -> Store:
     """Opens the store of a data set, writing it first where it is new or its files have changed or moved.
 
     Args:
         name: a key of `SOURCES`.
-        path: folder of the data; None for a source that ships with a package.
         image_size: height and width of the stored images.
         stores: folder that holds the stores, each in ``<name>-<image_size>-<key>``.
         corrupt_quota: largest fraction of images that may fail to decode.
         progress: draw a bar on stderr while writing.
+        **settings: the source's own, such as ``path``; see its entry in `SOURCES`.
 
     Raises:
         DataError: see the source and `write_store`.
         ValueError: unknown ``name`` or no positive ``image_size``.
+        TypeError: settings that the source does not take, or needs and did not get.
     """
     if name not in SOURCES or image_size < 1:
         raise ValueError(f"expected one of {sorted(SOURCES)} and a size above 0, got {name!r}, {image_size}")
-    found = SOURCES[name](path=path, image_size=image_size)
+    module, function = SOURCES[name].function.split(":")
+    found = getattr(import_module(module), function)(image_size=image_size, **settings)
     place = Path(stores) / f"{name}-{image_size}-{found.key[:12]}"
     if place.exists():
         store = open_store(place)

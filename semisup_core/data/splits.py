@@ -98,7 +98,7 @@ def make_split(
     given_test = np.flatnonzero(origins == Origin.TEST)
     n_test = apportion(sizes, 0 if len(given_test) else int(test_fraction * sizes.sum() + 0.5))
     asked = validation_per_class + (1 if labels_per_class is None else labels_per_class)
-    _check_enough(class_names, sizes - n_test, asked, validation_per_class)
+    _check_enough(class_names, sizes, n_test, asked, validation_per_class)
     left = sizes - n_test - validation_per_class
     first_labelled = sizes - _label_budget(left, labels_per_class, label_fraction)
     n_held = n_test + validation_per_class
@@ -172,13 +172,16 @@ def _run(orders: list[Rows], starts: Rows, ends: Rows) -> Rows:
     return np.sort(np.concatenate([np.empty(0, np.int64), *chosen]))
 
 
-def _check_enough(class_names: Sequence[str], available: Rows, asked: int, validation: int) -> None:
-    short = [f"{class_names[label]!r} has {available[label]}" for label in np.flatnonzero(available < asked).tolist()]
+def _check_enough(class_names: Sequence[str], sizes: Rows, n_test: Rows, asked: int, validation: int) -> None:
+    left = sizes - n_test
+    short = [f"{class_names[label]!r} has {left[label]}" for label in np.flatnonzero(left < asked).tolist()]
     if short:
+        kept = " beside those kept for test by dataset.test_fraction" if n_test.any() else ""
         raise DataError(
-            f"expected {asked} or more labelled training images of every class ({validation} for validation "
-            f"and {asked - validation} labelled) beside those kept for test, class {', '.join(short[:10])}"
-            f"{', ...' if len(short) > 10 else ''}; ask for fewer or add images"
+            f"expected {asked} or more labelled training images of every class "
+            f"(dataset.validation_per_class={validation} and {asked - validation} labelled){kept}, "
+            f"class {', '.join(short[:10])}{', ...' if len(short) > 10 else ''}; "
+            "lower dataset.labels_per_class or dataset.validation_per_class, or add images"
         )
 
 

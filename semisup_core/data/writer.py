@@ -13,8 +13,9 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,13 +167,14 @@ def _decoded(source: Source, progress: bool) -> Iterator[tuple[NDArray[np.uint8]
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     step = max(1, min(64, TASK_BYTES // int(np.prod(source.image_shape))))
-    tasks = (range(start, min(start + step, len(source))) for start in range(0, len(source), step))
+    items = iter(source.items())
     pending: deque[Future[tuple[NDArray[np.uint8], dict[int, str]]]] = deque()
     bar = tqdm(total=len(source), desc=f"preparing {source.name}", unit="img", disable=not progress)
     with bar, ThreadPoolExecutor(threads) as pool:
         try:
-            for rows in tasks:
-                pending.append(pool.submit(_decode_rows, source, rows))
+            for start in range(0, len(source), step):
+                rows = range(start, min(start + step, len(source)))
+                pending.append(pool.submit(_decode_rows, source, rows, _take(source, items, len(rows))))
                 while len(pending) > (2 * threads if rows.stop < len(source) else 0):
                     images, corrupt = pending.popleft().result()
                     bar.update(len(images) + len(corrupt))
@@ -181,14 +183,22 @@ def _decoded(source: Source, progress: bool) -> Iterator[tuple[NDArray[np.uint8]
             pool.shutdown(cancel_futures=True)
 
 
-def _decode_rows(source: Source, rows: range) -> tuple[NDArray[np.uint8], dict[int, str]]:
+def _take(source: Source, items: Iterator[Any], count: int) -> list[Any]:
+    taken = list(islice(items, count))
+    if len(taken) < count:
+        why = f"the source {source.name} lists {len(source):,} images and its data end before them"
+        raise DataError(f"{why}; they are damaged or incomplete: get or make them again")
+    return taken
+
+
+def _decode_rows(source: Source, rows: range, items: list[Any]) -> tuple[NDArray[np.uint8], dict[int, str]]:
     images = np.empty((len(rows), *source.image_shape), np.uint8)
     corrupt: dict[int, str] = {}
-    for row in rows:
+    for row, item in zip(rows, items, strict=True):
         try:
-            images[row - rows.start - len(corrupt)] = source.load(row)
+            images[row - rows.start - len(corrupt)] = source.load(item)
         except CorruptImage as error:
-            corrupt[row] = str(error)
+            corrupt[row] = f"{source.names[row]} ({error})"
     return images[: len(rows) - len(corrupt)], corrupt
 
 

@@ -86,6 +86,22 @@ def test_folder(birds):
     assert "verified" not in done.stdout
 
 
+def test_unequal_classes(birds):
+    done = run_folder(birds, "dataset.corrupt_quota=0.1")
+    assert done.returncode == 0, done.stderr
+    assert "Labelled batches hold equal shares of their classes: an image of wren (5) is drawn 6.0 times" in done.stdout
+    assert "Accuracies count" not in done.stdout  # 3 test images of each
+
+
+def test_labels_that_a_class_does_not_have(birds):
+    done = run_folder(
+        birds, "dataset.corrupt_quota=0.1", "dataset.labels_per_class=4", "dataset.validation_per_class=2"
+    )
+    assert done.returncode == 3
+    for word in ("'wren' has 5", "dataset.labels_per_class", "dataset.validation_per_class=2 and 4 labelled"):
+        assert word in done.stderr
+
+
 def test_long_lists_are_cut(tmp_path):
     for index in range(60):
         save(tmp_path / "data" / "train" / "a" / f"{index}.png", index)
@@ -145,7 +161,7 @@ def test_impossible_split_still_shows_the_store(birds):
     ("arguments", "code", "message"),
     [
         (["dataset=folder", "dataset.path=/nowhere/at/all"], 3, "/nowhere/at/all, found nothing"),
-        (["dataset=digits", "dataset.path=/nowhere"], 3, "digits ships with scikit-learn"),
+        (["dataset=digits", "dataset.path=/nowhere"], 2, "dataset.path: expected none for dataset.name=digits"),
         (["dataset=folder"], 2, "dataset.path"),
         (["dataset.labels_per_clas=3"], 2, "did you mean dataset.labels_per_class"),
         (["dataset=digitz"], 2, "digits"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from semisup_core.data.images import decode
+from semisup_core.data.images import decode, from_pixels
 from semisup_core.errors import CorruptImage
 
 
@@ -141,6 +141,28 @@ def test_decompression_bomb(tmp_path):
         (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
         with pytest.raises(CorruptImage, match=reason):
             decode(tmp_path / "a.png", 8)
+
+
+def test_bytes_are_read_like_a_file(tmp_path):
+    path = save(picture(), tmp_path / "a.png")
+    np.testing.assert_array_equal(decode(path.read_bytes(), 8), decode(path, 8))
+    with pytest.raises(CorruptImage, match="truncated"):
+        decode(path.read_bytes()[:-30], 8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_are_treated_like_a_file(tmp_path, mode):
+    image = picture().convert(mode)
+    expected = decode(save(image, tmp_path / "a.png"), 8)
+    pixels = np.asarray(image)
+    np.testing.assert_array_equal(from_pixels(pixels, 8), expected)
+    if mode == "L":
+        np.testing.assert_array_equal(from_pixels(pixels[..., None], 8), expected)
+
+
+def test_pixels_of_the_right_size_stay_as_they_are():
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(from_pixels(pixels, 9), pixels)
 
 
 def test_missing_file(tmp_path):

@@ -4,8 +4,9 @@ import json
 import numpy as np
 import pytest
 
+from semisup_core.data.digits_source import digits
 from semisup_core.data.manifest import Origin
-from semisup_core.data.sources import Source, digits
+from semisup_core.data.sources import Source
 from semisup_core.data.splits import POOLS, apportion, duplicates, make_split
 from semisup_core.data.writer import write_store
 from semisup_core.errors import DataError
@@ -166,12 +167,13 @@ def test_a_class_does_not_depend_on_the_others():
 def test_class_with_too_few_images():
     labels, origins = rows_of(30, 8, 4)
     with pytest.raises(
-        DataError, match=r"expected 9 or more .*4 for validation and 5 labelled.* 'bee' has 8, 'cow' has 4"
+        DataError,
+        match=r"expected 9 or more .*dataset.validation_per_class=4 and 5 labelled.* 'bee' has 8, 'cow' has 4",
     ):
         split_of(labels, origins, per_class=5, validation=4)
     with pytest.raises(DataError, match=r"expected 5 or more .*'cow' has 4"):
         split_of(labels, origins, validation=4)
-    with pytest.raises(DataError, match=r"beside those kept for test, class 'cow' has 2"):
+    with pytest.raises(DataError, match=r"beside those kept for test by dataset.test_fraction, class 'cow' has 2"):
         split_of(labels, origins, per_class=3, test_fraction=0.5)
     with pytest.raises(DataError, match=r"'dog' has 0"):
         split_of(labels, origins, names=(*NAMES, "dog"), per_class=1)
@@ -229,7 +231,10 @@ def store(tmp_path):
     pictures = np.arange(45)
     pictures[[3, 20]] = pictures[1]
     load = lambda row: np.full((2, 2, 3), pictures[row], np.uint8)  # noqa: E731
-    source = Source("made", NAMES, labels, origins, [str(r) for r in range(45)], (2, 2, 3), load, {"not_images": 0})
+    rows = range(45)
+    source = Source(
+        "made", NAMES, labels, origins, list(map(str, rows)), (2, 2, 3), lambda: rows, load, {"not_images": 0}
+    )
     return write_store(tmp_path / "s", source, corrupt_quota=0, progress=False)
 
 

@@ -28,7 +28,9 @@ def test_corrupt_rows_are_left_out(tmp_path, make_source):
 
 
 def test_too_many_corrupt_rows(tmp_path, write):
-    with pytest.raises(DataError, match=r"20 of 150 .* at most 0.1 .*image-0 .damaged.*image-9 .*; \.\.\.\.") as info:
+    with pytest.raises(
+        DataError, match=r"(?s)20 of 150 .* at most 0.1 .*image-0.*damaged.*image-9.*; \.\.\.\."
+    ) as info:
         write(tmp_path / "stores" / "s", corrupt=range(20), quota=0.1)
     assert "image-10 " not in str(info.value)
     assert os.listdir(tmp_path / "stores") == []
@@ -96,13 +98,13 @@ def test_two_processes_at_once(tmp_path, pictures):
     # Neither passes its first row before both have a temporary folder, so both really write.
     code = f"""
 import dataclasses, pathlib, time
-from semisup_core.data.sources import folder
+from semisup_core.data.folder_source import folder
 from semisup_core.data.writer import write_store
 stores, source = pathlib.Path({str(tmp_path / "stores")!r}), folder({str(pictures)!r}, 8).source()
-def load(row):
-    while row == 0 and len(list(stores.iterdir())) < 2:
+def load(name):
+    while name == source.names[0] and len(list(stores.iterdir())) < 2:
         time.sleep(0.005)
-    return source.load(row)
+    return source.load(name)
 store = write_store(stores / "s", dataclasses.replace(source, load=load), corrupt_quota=0, progress=False)
 store.verify()
 print(store.fingerprint)
@@ -150,6 +152,35 @@ def test_rows_in_flight_are_bounded(tmp_path, monkeypatch, make_source):
 
     write_store(tmp_path / "s", dataclasses.replace(source, load=load), corrupt_quota=0, progress=False)
     assert 64 <= while_waiting[0] < 5 * 64
+
+
+def test_a_stream_is_read_a_few_items_ahead(tmp_path, monkeypatch, make_source):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    source, pixels = make_source(5000)
+    given, while_waiting = [], []
+
+    def items():
+        for row in range(5000):
+            given.append(row)
+            yield row
+
+    def load(row):
+        if row == 0:
+            time.sleep(0.2)
+            while_waiting.append(len(given))
+        return source.load(row)
+
+    streamed = dataclasses.replace(source, items=items, load=load)
+    store = write_store(tmp_path / "s", streamed, corrupt_quota=0, progress=False)
+    np.testing.assert_array_equal(store.read(np.arange(5000)), pixels)
+    assert 64 <= while_waiting[0] <= 6 * 64
+
+
+def test_a_stream_that_ends_early_leaves_nothing(tmp_path, make_source):
+    source = dataclasses.replace(make_source()[0], items=lambda: iter(range(149)))
+    with pytest.raises(DataError, match="made lists 150 images and its data end before them"):
+        write_store(tmp_path / "stores" / "s", source, corrupt_quota=1, progress=False)
+    assert os.listdir(tmp_path / "stores") == []
 
 
 def test_existing_store_is_opened_not_rewritten(tmp_path, write):
