@@ -30,7 +30,7 @@ from jobs.schema import (
     TrackingConfig,
     TrainerConfig,
 )
-from semisup_core.encoders import ENCODERS
+from semisup_core.encoders import ENCODERS, check_image_size
 from semisup_core.methods import METHODS
 from semisup_core.settings import nearest
 
@@ -112,7 +112,8 @@ def _merge(schema: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConf
                 f"{origin}: expected plain values, found an interpolation '${{…}}'; write the value itself"
             )
         # A merge skips '???' over a default, so what a file asks for is kept apart.
-        missing = (missing - set(flat(layer))) | OmegaConf.missing_keys(layer)
+        asked = OmegaConf.missing_keys(layer)
+        missing = (missing - set(flat(layer))) | asked
         for key in flat(layer):
             if any(other.startswith(f"{key}.") for other in valid):
                 raise ConfigError(f"{key} (in {origin}): is a section; give its keys, as in {key}.KEY=VALUE")
@@ -121,6 +122,8 @@ def _merge(schema: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConf
                     f"{key} (in {origin}): no such key{nearest(key, valid)}; "
                     "python -m jobs.train --print-config shows them all"
                 )
+            if key in asked:
+                continue
             try:
                 merged = _mapping(OmegaConf.merge(merged, _only(layer, key)))
             except OmegaConfBaseException as error:
@@ -135,8 +138,7 @@ def _merge(schema: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConf
 def _only(layer: DictConfig, key: str) -> DictConfig:
     """One key of a layer by itself, so that what a merge complains of is that key."""
     single = OmegaConf.create()
-    if not OmegaConf.is_missing(layer, key.split(".")[0]):
-        OmegaConf.update(single, key, OmegaConf.select(layer, key), merge=False, force_add=True)
+    OmegaConf.update(single, key, OmegaConf.select(layer, key), merge=False, force_add=True)
     return single
 
 
@@ -184,11 +186,10 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError(
             "dataset.labels_per_class and dataset.label_fraction: expected at most one of the two; set one to null"
         )
-    if dataset.image_size < config.encoder.smallest_side:
-        raise ConfigError(
-            f"dataset.image_size: expected at least {config.encoder.smallest_side} for encoder {config.encoder.name}, "
-            f"got {dataset.image_size}"
-        )
+    try:
+        check_image_size(config.encoder, dataset.image_size)
+    except ValueError as error:
+        raise ConfigError(f"dataset.image_size: {error}") from error
     warmup = config.optimizer.warmup_epochs
     if warmup is not None and warmup >= config.trainer.epochs:
         raise ConfigError(

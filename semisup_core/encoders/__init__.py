@@ -4,9 +4,13 @@ Beside its settings, a params class says the `smallest_side` in pixels that its 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from semisup_core.encoders.backbones import BACKBONES
 from semisup_core.settings import check_settings, setting
+
+# By stem, the side of which a residual network's strides leave 1 x 1.
+_RESNET_SIDES = {"small": 8, "large": 32}
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,93 @@ class ConvParams(EncoderParams):
 
 @dataclass(frozen=True)
 class Resnet18Params(EncoderParams):
-    """Settings of `resnet18`: `width` channels in the first stage, 8 times as many features out."""
+    """Settings of `resnet18`: `width` channels in the first stage, 8 times as many features out; the `stem`."""
 
-    smallest_side: ClassVar[int] = 8  # three stride-2 stages leave 1 x 1 of 8 x 8
     name: str = "resnet18"
     width: int = setting(64, at_least=1)
+    stem: str = setting("small", one_of=tuple(_RESNET_SIDES))
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_settings(self)
+
+    @property
+    def smallest_side(self) -> int:
+        """Follows from the stem."""
+        return _RESNET_SIDES[self.stem]
+
+
+@dataclass(frozen=True)
+class Resnet50Params(EncoderParams):
+    """Settings of `resnet50`: `width` channels in the first stage, 32 times as many features out; the `stem`."""
+
+    name: str = "resnet50"
+    width: int = setting(64, at_least=1)
+    stem: str = setting("large", one_of=tuple(_RESNET_SIDES))
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_settings(self)
+
+    @property
+    def smallest_side(self) -> int:
+        """Follows from the stem."""
+        return _RESNET_SIDES[self.stem]
+
+
+@dataclass(frozen=True)
+class WideResnet28x2Params(EncoderParams):
+    """Settings of `wide_resnet28_2`: `width` channels in the stem, 2, 4 and 8 times as many in the three stages."""
+
+    smallest_side: ClassVar[int] = 4  # two stride-2 stages leave 1 x 1 of 4 x 4
+    name: str = "wide_resnet28_2"
+    width: int = setting(16, at_least=1)
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         check_settings(self)
 
 
+@dataclass(frozen=True)
+class KerasApplicationParams(EncoderParams):
+    """Settings of `keras_application`: `backbone`, a name in `keras.applications`; there is no default."""
+
+    name: str = "keras_application"
+    backbone: str = setting("", one_of=tuple(BACKBONES))
+
+    def __post_init__(self) -> None:
+        """Checks the name."""
+        check_settings(self)
+
+    @property
+    def smallest_side(self) -> int:
+        """Follows from the backbone."""
+        return BACKBONES[self.backbone].smallest_side
+
+
 ENCODERS: dict[str, tuple[type, str]] = {
     "conv": (ConvParams, "semisup_core.encoders.conv:conv"),
+    "keras_application": (KerasApplicationParams, "semisup_core.encoders.keras_application:keras_application"),
     "resnet18": (Resnet18Params, "semisup_core.encoders.resnet:resnet18"),
+    "resnet50": (Resnet50Params, "semisup_core.encoders.resnet:resnet50"),
+    "wide_resnet28_2": (WideResnet28x2Params, "semisup_core.encoders.wide_resnet:wide_resnet28_2"),
 }
+
+
+def check_image_size(params: Any, image_size: int) -> None:
+    """Checks that an encoder takes images of a size.
+
+    Args:
+        params: an instance of the first member of an ENCODERS entry.
+        image_size: side of the images in pixels.
+
+    Raises:
+        ValueError: they are too small; names the encoder, the setting its size follows from, and what it takes.
+    """
+    if image_size >= params.smallest_side:
+        return
+    causes = [f"encoder.{key}={getattr(params, key)}" for key in ("stem", "backbone") if hasattr(params, key)]
+    raise ValueError(
+        f"expected at least {params.smallest_side} pixels for encoder {' with '.join([params.name, *causes])}, "
+        f"got {image_size}; choose larger images, or an encoder that takes smaller ones"
+    )

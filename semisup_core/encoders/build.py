@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from semisup_core.encoders import ENCODERS
+from semisup_core.encoders import ENCODERS, check_image_size
 
 
 def build_encoder(params: Any, image_size: int) -> keras.Model:
@@ -22,8 +22,7 @@ def build_encoder(params: Any, image_size: int) -> keras.Model:
     Raises:
         ValueError: the images are too small.
     """
-    if image_size < params.smallest_side:
-        raise ValueError(f"{params.name} takes images of at least {params.smallest_side} pixels, got {image_size}")
+    check_image_size(params, image_size)
     module, _, name = ENCODERS[params.name][1].partition(":")
     encoder = getattr(importlib.import_module(module), name)(params, image_size)
     encoder.trainable = params.trainable

@@ -21,6 +21,7 @@ NEEDED = {
     "method=fine_tune": ["encoder.init=run"],
     **{f"dataset={source}": ["dataset.path=somewhere"] for source in ("folder", "csv", "arrays")},
     "dataset=tfds": ["dataset.tfds_name=mnist"],
+    "encoder=keras_application": ["encoder.backbone=MobileNet"],
 }
 
 
@@ -142,6 +143,14 @@ def test_a_member_picked_anew_drops_what_the_file_said_of_it(tmp_path):
         (["checkpoint.keep=1.5"], ["checkpoint.keep", "1.5"]),
         (["storage=s3://bucket/runs"], ["storage", "s3://bucket/runs"]),
         (["dataset.image_size=30"], ["dataset.image_size", "at least 31", "conv"]),
+        (["encoder=resnet50", "dataset.image_size=31"], ["dataset.image_size", "at least 32", "encoder.stem=large"]),
+        (["encoder=keras_application"], ["encoder.backbone", "none was given", "encoder.backbone=VALUE"]),
+        (["encoder=keras_application", "encoder.backbone=ResNet5"], ["encoder.backbone", "did you mean ResNet50?"]),
+        (["encoder=keras_application", "encoder.backbone=null"], ["encoder.backbone", "None"]),
+        (
+            ["encoder=keras_application", "encoder.backbone=Xception", "dataset.image_size=70"],
+            ["dataset.image_size", "at least 71", "encoder.backbone=Xception", "got 70"],
+        ),
         (["trainer.epochs=5", "optimizer.warmup_epochs=5"], ["optimizer.warmup_epochs", "fewer"]),
         (["debug.logical_devices=2", "runtime.num_workers=2"], ["debug.logical_devices"]),
     ],
@@ -170,17 +179,20 @@ def test_command_line_answers_with_exit_2_and_one_line(cli, bad):
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 
-def test_mistakes_are_answered_at_once_without_heavy_imports():
+@pytest.mark.parametrize(
+    "mistake", ["method.temprature=1", "encoder=keras_application encoder.backbone=Xception dataset.image_size=70"]
+)
+def test_mistakes_are_answered_at_once_without_heavy_imports(mistake):
     program = (
         "import sys\n"
-        "sys.argv = ['train', 'method.temprature=1']\n"
         "from jobs.cli import main_with_exit_codes\nfrom jobs.train import main\n"
         "try: main_with_exit_codes(main)\n"
         "except SystemExit as stop: print(stop.code)\n"
         "heavy = ('keras', 'tensorflow', 'tensorflow_datasets', 'ray', 'numpy', 'wandb')\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=layers.CONFIGS.parent)
+    command = [sys.executable, "-c", program, *mistake.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=layers.CONFIGS.parent)
     assert done.stdout.splitlines() == ["2", "[]"]  # a few tenths of a second, then
 
 
