@@ -5,7 +5,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import ray
 import ray.train
 
 from jobs.config import from_dict, to_dict
+from jobs.console import POLL_SECONDS, Console, Printer
 from jobs.errors import ConfigError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.quiet import stderr_aside
@@ -22,7 +22,6 @@ from semisup_core.errors import SemisupError
 
 _LONGEST_ERROR = 600  # characters of a worker's error in the terminal; all of it is in Ray's log
 _PROBE_SECONDS = 5.0
-_POLL_SECONDS = 0.3  # how often the driver asks for new lines
 # TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
@@ -47,8 +46,8 @@ def run(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int
     try:
         cpus, gpus = _shares(config, _nodes())
         begin(config.runtime.num_workers * max(gpus, 1))
-        console = ray.remote(num_cpus=0)(_Console).remote()
-        printer = _Printer(console)
+        console = ray.remote(num_cpus=0)(Console).remote()
+        printer = Printer(console)
         try:
             _fit(_trainer(config, folder, store, cpus, gpus, console))
         except ray.train.TrainingFailedError as error:
@@ -110,7 +109,7 @@ def _fit(trainer: Any) -> None:
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(_POLL_SECONDS)
+        thread.join(POLL_SECONDS)
     if outcome:
         raise outcome[0]
 
@@ -212,48 +211,3 @@ def _workers_that_fit(cpus: float, gpus: int, nodes: list[tuple[float, int]]) ->
     return sum(
         min(int(node_cpus / cpus + rounding), node_gpus // gpus if gpus else 10**9) for node_cpus, node_gpus in nodes
     )
-
-
-class _Console:
-    """Passes lines and a final error from the workers to the driver, on whatever node they are."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._failure: Exception | None = None
-
-    def write(self, line: str) -> None:
-        self._lines.append(line)
-
-    def read(self) -> list[str]:
-        lines, self._lines = self._lines, []
-        return lines
-
-    def fail(self, error: Exception) -> None:
-        self._failure = self._failure or error
-
-    def failure(self) -> Exception | None:
-        return self._failure
-
-
-class _Printer:
-    """Prints the console's lines in the driver's terminal until it is stopped."""
-
-    def __init__(self, console: Any) -> None:
-        self._console, self._done = console, threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with suppress(ray.exceptions.RayError):
-            while not self._done.wait(_POLL_SECONDS):
-                self._print()
-
-    def _print(self) -> None:
-        for line in ray.get(self._console.read.remote()):
-            print(line, flush=True)
-
-    def stop(self) -> None:
-        self._done.set()
-        self._thread.join()
-        with suppress(ray.exceptions.RayError):  # whatever ended the run may have ended the console as well
-            self._print()

@@ -7,7 +7,6 @@ Layers, later wins: the dataclass defaults here, `configs/train.yaml`, one file 
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from jobs.errors import ConfigError
 from jobs.layers import layers_of, one_line, parse_overrides, read_yaml
+from jobs.rules import check_together
 from jobs.schema import (
     AugmentationConfig,
     CheckpointConfig,
@@ -30,13 +30,9 @@ from jobs.schema import (
     TrackingConfig,
     TrainerConfig,
 )
-from semisup_core.encoders import ENCODERS, check_image_size
+from semisup_core.encoders import ENCODERS
 from semisup_core.methods import METHODS
 from semisup_core.settings import nearest
-
-_LARGEST_SEED = 2**32 - 1  # NumPy's limit
-_RESERVED = ("stores", "baselines")  # folders of a storage that are no runs
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _SECTIONS = {
     "groups": Groups,
@@ -165,7 +161,7 @@ def _to_dataclasses(merged: DictConfig) -> RunConfig:
     for section in (*_SECTIONS, *_CHOSEN):
         values[section] = _instance(section, merged[section])
     config = RunConfig(**values)
-    _check_together(config)
+    check_together(config)
     return config
 
 
@@ -177,53 +173,6 @@ def _instance(section: str, node: DictConfig) -> Any:
         return OmegaConf.to_object(node)
     except ValueError as error:
         raise ConfigError(f"{section}.{error}") from error
-
-
-def _check_together(config: RunConfig) -> None:
-    """Rules between keys; what needs data or devices is checked in the driver's preflight."""
-    dataset = config.dataset
-    if dataset.labels_per_class is not None and dataset.label_fraction is not None:
-        raise ConfigError(
-            "dataset.labels_per_class and dataset.label_fraction: expected at most one of the two; set one to null"
-        )
-    try:
-        check_image_size(config.encoder, dataset.image_size)
-    except ValueError as error:
-        raise ConfigError(f"dataset.image_size: {error}") from error
-    warmup = config.optimizer.warmup_epochs
-    if warmup is not None and warmup >= config.trainer.epochs:
-        raise ConfigError(
-            f"optimizer.warmup_epochs: expected fewer than trainer.epochs={config.trainer.epochs}, got {warmup:g}"
-        )
-    if config.debug.logical_devices > 1 and config.runtime.num_workers > 1:
-        raise ConfigError("debug.logical_devices: splits the CPU of one worker; set runtime.num_workers=1")
-    if config.trainer.early_stop and not dataset.validation_per_class:
-        raise ConfigError("trainer.early_stop: needs validation labels; set dataset.validation_per_class above 0")
-    protocols = (config.evaluation.monitor, *config.evaluation.protocols)
-    if "classifier" in protocols and not config.has_classifier:
-        raise ConfigError(
-            f"evaluation.protocols: classifier is measured on a method's own head, and "
-            f"{config.method.name} has none; leave it out, or train one beside it with trainer.online_probe=true"
-        )
-    if config.trainer.online_probe and config.method.has_classifier:
-        raise ConfigError(f"trainer.online_probe: {config.method.name} has a classifier of its own; set it to false")
-    if config.evaluation.monitor not in config.evaluation.protocols:
-        raise ConfigError(
-            f"evaluation.monitor: expected one of evaluation.protocols "
-            f"({', '.join(config.evaluation.protocols)}), got {config.evaluation.monitor}"
-        )
-    if config.optimizer.name == "adam" and config.optimizer.weight_decay:
-        raise ConfigError("optimizer.weight_decay: adam has none; set it to 0, or use optimizer.name=adamw")
-    if config.runtime.name == "local" and config.runtime.num_workers > 1:
-        raise ConfigError("runtime.num_workers: runtime=local is one process; use runtime=ray for several workers")
-    if not 0 <= config.seed <= _LARGEST_SEED:
-        raise ConfigError(f"seed: expected a value from 0 to {_LARGEST_SEED}, got {config.seed}")
-    if config.name is not None and (not _NAME.fullmatch(config.name) or config.name in _RESERVED):
-        raise ConfigError(
-            f"name: expected letters, digits, '.', '_' and '-', and not {' or '.join(_RESERVED)}; got {config.name!r}"
-        )
-    if "://" in config.storage:
-        raise ConfigError(f"storage: expected a folder, got {config.storage}; object stores are not supported yet")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -41,12 +41,14 @@ def measure_every_epoch(trained: Trained, protocols: Sequence[str], say: Callabl
         The file, rewritten whole after every epoch.
 
     Raises:
-        ConfigError: no checkpoint is kept.
+        ConfigError: no checkpoint is kept, or the run has no classifier to measure.
         DataError: there are no test images.
     """
     config, folder = trained.config, trained.folder
     if not len(trained.split.test):
         raise DataError(f"{folder.name}: expected test images, its split has none")
+    if "classifier" in protocols and not config.has_classifier:
+        raise ConfigError(f"protocols: {config.method.name} of {folder.name} trains no classifier; leave it out")
     plan = make_plan(config, trained.split, len(trained.store.class_names), replicas=1)
     kept = [entry for entry in checkpoints.usable(folder.checkpoints, say) if not entry.step % plan.steps_per_epoch]
     if not kept:

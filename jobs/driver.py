@@ -8,7 +8,7 @@ from typing import Any
 from jobs.errors import ConfigError, TrainingError
 from jobs.folder import RunFolder
 from jobs.identity import run_name
-from jobs.initial import content, initial_encoder
+from jobs.initial import check_held_out, content, initial_encoder
 from jobs.plan import make_plan
 from jobs.prepare import prepare_store, split_of
 from jobs.quiet import quiet_environment, stderr_aside
@@ -39,7 +39,9 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
     initial = initial_encoder(config)
     store = prepare_store(config)
     _mention_left_out(store)
-    contents = {"dataset.fingerprint": store.fingerprint} | ({"encoder.init": content(initial)} if initial else {})
+    contents = {"dataset.fingerprint": store.fingerprint}
+    if initial:
+        contents["encoder.initial_weights"] = content(initial)
     folder = RunFolder(Path(config.storage).expanduser().resolve() / run_name(config, contents))
     if config.resume:
         folder.check_identity(config, contents)
@@ -48,6 +50,10 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
             print(f"{folder.name} is finished; resume=false starts it anew\n{final_table(summary)}", flush=True)
             return summary
     split = split_of(config, store)
+    if initial:
+        check_held_out(initial, split, store.fingerprint)
+        if not config.resume and initial.parent == folder.path:
+            raise ConfigError("encoder.init: is the run that resume=false would move aside; give this one another name")
 
     def begin(replicas: int) -> None:
         """The last check, then the first change to the storage."""
@@ -55,6 +61,7 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
         aside = None if config.resume else folder.move_aside()
         if aside:
             print(f"resume=false: moved the earlier run to {aside}")
+        folder.forget_incomplete_result()
         folder.describe(config, contents, split.to_json(store), initial)
 
     if config.runtime.name == "local":

@@ -26,6 +26,8 @@ def main() -> None:
     protocols = chosen_names("protocols", options["protocols"], PROTOCOLS)
     if options["pool"] not in _POOLS:
         raise ConfigError(f"pool: expected {' or '.join(_POOLS)}, got {options['pool']!r}")
+    if "every_epoch" in command.flags and options["pool"] != "test":
+        raise ConfigError("pool: --every-epoch measures test images; validation is in metrics.jsonl already")
     folder = find_run(command.words[0], options["storage"])
     with quiet_imports():  # after validation: a wrong word is answered before anything heavy loads
         from jobs.curves import measure_every_epoch

@@ -13,7 +13,7 @@ from typing import Any
 
 from jobs.config import to_yaml
 from jobs.errors import ConfigError
-from jobs.identity import identity
+from jobs.identity import differing, identity
 from jobs.schema import RunConfig
 
 _PACKAGES = ("tensorflow", "keras", "ray", "numpy", "scikit-learn", "omegaconf", "wandb")
@@ -36,8 +36,16 @@ class RunFolder:
         self._identity = path / "identity.json"
 
     def finished(self) -> dict[str, Any] | None:
-        """The summary of a finished run, or None."""
-        return json.loads(self.summary.read_text()) if self.summary.exists() else None
+        """The summary of a run that was measured, with the name and the folder that it has now, or None."""
+        if not self.summary.exists():
+            return None
+        return json.loads(self.summary.read_text()) | {"run": self.name, "folder": str(self.path)}
+
+    def forget_incomplete_result(self) -> None:
+        """Removes the summary of a run that was stopped early and now goes on: the next one is of other weights."""
+        summary = self.finished()
+        if summary and not summary["complete"]:
+            self.summary.unlink()
 
     @property
     def initial_encoder(self) -> Path | None:
@@ -63,11 +71,10 @@ class RunFolder:
             if self.path.exists() and any(self.path.iterdir()):
                 raise ConfigError(f"name: {self.path} exists and is not a run; choose another name or storage")
             return
-        before, now = json.loads(self._identity.read_text()), identity(config, contents)
-        differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-        if differing:
+        keys = differing(json.loads(self._identity.read_text()), config, contents)
+        if keys:
             raise ConfigError(
-                f"name: {self.path} holds a run that differs in {', '.join(differing)}; expected the same values to "
+                f"name: {self.path} holds a run that differs in {', '.join(keys)}; expected the same values to "
                 "resume it, another name for another run, or resume=false to move it aside"
             )
 
@@ -83,12 +90,17 @@ class RunFolder:
             initial: the file that the encoder starts from, kept in the folder so that the run needs nothing else.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self._identity.exists():
-            if initial:
-                _copy(initial, self._initial_encoder)
-            write_text(self.path / "config.yaml", to_yaml(config))
-            write_text(self.path / "split.json", json.dumps(split, indent=1))
-            write_text(self._identity, json.dumps(identity(config, contents), indent=1))
+        # The identity first: after a kill between two of these files the same command goes on with the missing ones.
+        files = {
+            self._identity: json.dumps(identity(config, contents), indent=1),
+            self.path / "config.yaml": to_yaml(config),
+            self.path / "split.json": json.dumps(split, indent=1),
+        }
+        for file, text in files.items():
+            if not file.exists():
+                write_text(file, text)
+        if initial and not self._initial_encoder.exists():
+            _copy(initial, self._initial_encoder)
         write_text(self.path / "environment.json", json.dumps(_environment(), indent=1))
 
     def add_environment(self, facts: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """When two commands mean the same run: the identity keys, and the name made of them."""
 
+import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -34,21 +35,50 @@ def identity(config: RunConfig, contents: dict[str, str]) -> dict[str, Any]:
 
     Args:
         config: the run.
-        contents: what counts by content instead of by path: "dataset.fingerprint", and "encoder.init" if there is one.
+        contents: what counts by content instead of by path: "dataset.fingerprint", and
+            "encoder.initial_weights" if it starts from any.
     """
     values = OmegaConf.create(to_dict(config))
-    keys = {
-        key: OmegaConf.select(values, key)
-        for key in flat(values)
-        if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_IDENTITY)
-    }
+    keys = {key: OmegaConf.select(values, key) for key in flat(values) if _counts(key)}
     plain = {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in keys.items()}
     return {**plain, **contents}
 
 
+def differing(before: dict[str, Any], config: RunConfig, contents: dict[str, str]) -> list[str]:
+    """The keys in which a recorded identity is not that of a configuration.
+
+    Args:
+        before: what `identity` gave when the run began; a key that did not exist then counts as its default.
+        config: the run as it is asked for now.
+        contents: of it.
+    """
+    now = identity(config, contents)
+    keys = {*now, *(key for key in before if _counts(key))}
+    return sorted(key for key in keys if before.get(key, _default(config, key)) != now.get(key))
+
+
+def _counts(key: str) -> bool:
+    return not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_IDENTITY)
+
+
+def _default(config: RunConfig, key: str) -> Any:
+    """The schema's default of a key as a plain value; None where there is none."""
+    *sections, last = key.split(".")
+    owner: Any = config
+    for section in sections:
+        owner = getattr(owner, section, None)
+    fields = {field.name: field for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
+    default = fields[last].default if last in fields else dataclasses.MISSING
+    return None if default is dataclasses.MISSING else json.loads(json.dumps(default))
+
+
 def run_name(config: RunConfig, contents: dict[str, str]) -> str:
-    """The given name, or the chosen groups and a short hash of the identity keys."""
+    """The given name, or the chosen groups and a short hash of the identity keys that are not at their defaults.
+
+    So a new key whose default means what was before leaves the names of earlier runs as they are.
+    """
     if config.name:
         return config.name
-    digest = hashlib.sha256(json.dumps(identity(config, contents), sort_keys=True).encode()).hexdigest()
+    chosen = {key: value for key, value in identity(config, contents).items() if value != _default(config, key)}
+    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
     return "-".join([config.groups.method, config.groups.dataset, config.groups.encoder, digest[:8]])

@@ -1,6 +1,8 @@
 """The encoder that a run starts from: `encoder.init`, an earlier run or a .keras file."""
 
 import hashlib
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ from jobs.config import to_dict
 from jobs.errors import ConfigError
 from jobs.folder import RunFolder, find_run
 from jobs.schema import RunConfig
+from semisup_core.data.splits import Split
 
 # What two encoders may differ in and still have the same weights' shapes.
 _NOT_STRUCTURE = ("init", "trainable")
+_WEIGHTS = "model.weights.h5"  # of a .keras archive; its other files hold the structure, and when it was written
+_HELD_OUT = ("validation", "test")
 
 
 def initial_encoder(config: RunConfig) -> Path | None:
@@ -22,7 +27,7 @@ def initial_encoder(config: RunConfig) -> Path | None:
         config: `encoder.init` is the name of a run in `storage`, the path of a run folder, or a .keras file.
 
     Returns:
-        An existing .keras file, or None when the weights start at random.
+        An existing .keras archive, or None when the weights start at random.
 
     Raises:
         ConfigError: there is no such run or file, the run is not finished, or its encoder is another one.
@@ -34,7 +39,7 @@ def initial_encoder(config: RunConfig) -> Path | None:
     if path.suffix == ".keras":
         if not path.is_file():
             raise ConfigError(f"encoder.init: expected a .keras file, found none at {path}")
-        return path.resolve()
+        return _checked(path.resolve())
     try:
         folder = find_run(init, config.storage)
     except ConfigError as error:
@@ -42,22 +47,58 @@ def initial_encoder(config: RunConfig) -> Path | None:
     if not folder.encoder.is_file():
         raise ConfigError(f"encoder.init: {folder.path} has no {folder.encoder.name}; is the run finished?")
     _check_structure(config, folder)
-    return folder.encoder
+    return _checked(folder.encoder)
+
+
+def _checked(file: Path) -> Path:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            archive.getinfo(_WEIGHTS)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ConfigError(f"encoder.init: expected a model that Keras saved, got {file} ({error})") from error
+    return file
 
 
 def _check_structure(config: RunConfig, folder: RunFolder) -> None:
     theirs: Any = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
     ours = to_dict(config)["encoder"]
     differing = [
-        f"encoder.{key} is {theirs['encoder'].get(key)} there and {value} here"
+        f"encoder.{key} is {theirs['encoder'][key]} there and {value} here"
         for key, value in ours.items()
-        if key not in _NOT_STRUCTURE and theirs["encoder"].get(key) != value
+        if key not in _NOT_STRUCTURE and theirs["encoder"].get(key, value) != value
     ]
     if differing:
         raise ConfigError(f"encoder.init={config.encoder.init}: {'; '.join(differing)}; expected the same")
 
 
+def check_held_out(initial: Path, split: Split, fingerprint: str) -> None:
+    """Refuses an encoder that was trained on images which this run holds out for validation or test.
+
+    A file that lies beside no split.json cannot be checked.
+
+    Args:
+        initial: the encoder's file.
+        split: this run's.
+        fingerprint: of this run's store; the rows of another store mean other images.
+
+    Raises:
+        ConfigError: the earlier run on the same images held out others.
+    """
+    recorded = initial.parent / "split.json"
+    if not recorded.exists():
+        return
+    earlier = json.loads(recorded.read_text())
+    ours = split.to_hashes()
+    differing = [pool for pool in _HELD_OUT if len(getattr(split, pool)) and earlier["sha256"][pool] != ours[pool]]
+    if earlier["store_fingerprint"] == fingerprint and differing:
+        raise ConfigError(
+            f"encoder.init: {initial.parent} held out other {' and '.join(differing)} images, so it may have learned "
+            f"from those of this run; expected the same dataset.split_seed (there {earlier['seed']}, here "
+            f"{split.seed}), dataset.validation_per_class and dataset.test_fraction"
+        )
+
+
 def content(file: Path) -> str:
-    """SHA-256 of a file: what `encoder.init` counts by in a run's identity."""
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    """SHA-256 of a model's weights: what `encoder.init` counts by in a run's identity."""
+    with zipfile.ZipFile(file) as archive:
+        return hashlib.sha256(archive.read(_WEIGHTS)).hexdigest()

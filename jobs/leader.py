@@ -60,7 +60,8 @@ class Leader:
         self.last_checkpoint = restored.path if restored else None
         self._out_of_patience = patience_used_up(self._selection, config.trainer.early_stop)
         self.stopped = self._out_of_patience
-        self._phases: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0}
+        earlier = restored.meta.get("phases_seconds", {}) if restored else {}
+        self._phases: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0, **earlier}
         self._epoch_seconds: list[float] = []
         self._losses: list[float] = []
         self._begun = self._spoken = self._ended = time.perf_counter()
@@ -170,6 +171,7 @@ class Leader:
             "epoch": epoch,
             "seed": self._config.seed,
             "selection": asdict(self._selection),
+            "phases_seconds": self._phases,
         }
         saved = checkpoints.save(self._folder.checkpoints, self._trainer.state(), meta)
         checkpoints.prune(

@@ -102,6 +102,8 @@ def _resume_command(folder: RunFolder, config: dict[str, Any]) -> str:
         words.append(f"name={folder.name}")
     if Path(config["storage"]).expanduser().resolve() != storage.resolve():
         words.append(f"storage={_here(storage)}")
+    if folder.initial_encoder:  # the run's own copy; what encoder.init named may be gone
+        words.append(f"encoder.init={_here(folder.initial_encoder)}")
     if not config["resume"]:
         words.append("resume=true")
     if config["debug"]["steps"] is not None:

@@ -7,6 +7,7 @@ from semisup_core.data import SOURCE_SETTINGS, SOURCES
 from semisup_core.policy import Policy
 from semisup_core.settings import check_settings, setting
 
+PIPELINE_PREFIX = "pipeline-"  # of the folders in the storage that hold a pipeline's table, not a run
 PROTOCOLS = ("knn20", "knn200", "knn200_t0.1", "soft_nn", "linear", "classifier")
 
 

@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 from jobs import config
 from jobs.errors import ConfigError
 from jobs.folder import write_text
-from jobs.schema import RunConfig
-from jobs.stage_report import draw_stages, stage_table
+from jobs.schema import PIPELINE_PREFIX, RunConfig
 from jobs.tracking import read_rows
 
 # What each stage changes beside the command line, in the order in which they run.
 STAGES: dict[str, list[str]] = {
-    "baseline": ["method=cross_entropy", "method.view=weak"],
+    "baseline": ["method=cross_entropy", "method.view=weak", "encoder.init=null", "encoder.trainable=true"],
     "pretrain": [],
     "probe": ["method=linear_probe"],
-    "finetune": ["method=fine_tune"],
+    "finetune": ["method=fine_tune", "encoder.trainable=true"],
 }
 _FROM_PRETRAINED = ("probe", "finetune")
 # Keys of the command line that speak of pretraining alone.
@@ -53,11 +52,13 @@ def plan(words: list[str], file: str | None = None) -> list[Stage]:
         ConfigError: a stage's configuration is wrong; names the stage.
     """
     common, own = _sorted(words)
+    chosen = config.load(common, file).name
     stages = []
     for name, changes in STAGES.items():
         given = [word for word in common if name == "pretrain" or not _of_pretraining(word)]
-        named = [f"{word}-{name}" if word.startswith("name=") else word for word in given]
-        stages.append(Stage(name, [*named, *changes, *own[name]], file))
+        probe = [] if name == "pretrain" else ["trainer.online_probe=false"]
+        named = [f"name={chosen}-{name}"] if chosen else []
+        stages.append(Stage(name, [*given, *probe, *changes, *named, *own[name]], file))
     for stage in stages:  # all of them before any runs
         try:
             stage.load()
@@ -88,7 +89,7 @@ def run(stages: list[Stage], train: Callable[[RunConfig], dict[str, Any] | None]
         train: runs one configuration and returns its summary, or None when it was paused.
 
     Returns:
-        The folder, or None when a stage was paused.
+        The folder, or None when a stage was paused or pretraining was stopped early.
     """
     summaries: dict[str, dict[str, Any]] = {}
     for stage in stages:
@@ -98,15 +99,18 @@ def run(stages: list[Stage], train: Callable[[RunConfig], dict[str, Any] | None]
         if summary is None:
             print(f"stage {stage.name} was paused; the same command goes on")
             return None
+        if stage.name == "pretrain" and not summary["complete"]:
+            print(f"stage pretrain is not done ({summary['stopped']}); the same command goes on with it")
+            return None
         summaries[stage.name] = summary
-    return _report(stages, summaries)
+    return _report(summaries)
 
 
-def _report(stages: list[Stage], summaries: dict[str, dict[str, Any]]) -> Path:
-    chosen = next(stage for stage in stages if stage.name == "pretrain").load().name
+def _report(summaries: dict[str, dict[str, Any]]) -> Path:
+    from jobs.stage_report import draw_stages, stage_table  # NumPy and more, not needed to refuse a wrong key
+
     pretrained = Path(summaries["pretrain"]["folder"])
-    name = chosen.removesuffix("-pretrain") if chosen else f"pipeline-{pretrained.name}"
-    folder = pretrained.parent / name
+    folder = pretrained.with_name(f"{PIPELINE_PREFIX}{pretrained.name.removesuffix('-pretrain')}")
     folder.mkdir(exist_ok=True)
     write_text(folder / "pipeline.json", json.dumps({"stages": summaries}, indent=1))
     rows = {stage: read_rows(Path(summary["folder"]) / "metrics.jsonl") for stage, summary in summaries.items()}

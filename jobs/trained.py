@@ -15,6 +15,7 @@ import numpy as np
 from jobs import config as configs
 from jobs.errors import ConfigError
 from jobs.folder import RunFolder
+from jobs.initial import content
 from jobs.prepare import prepare_store, split_of
 from jobs.schema import PROTOCOLS, RunConfig
 from semisup_core.data.manifest import MANIFEST
@@ -52,7 +53,10 @@ class Trained:
         set_precision("float32")
         self.folder = folder
         written = configs.load([], str(folder.path / "config.yaml"))
-        dataset = dataclasses.replace(written.dataset, path=data_path or written.dataset.path)
+        try:
+            dataset = dataclasses.replace(written.dataset, path=data_path or written.dataset.path)
+        except ValueError as error:
+            raise ConfigError(f"dataset.{error}") from error
         self.config = dataclasses.replace(written, storage=str(folder.path.parent), dataset=dataset)
         self.store, self.split = _same_data(self.config, folder, moved=data_path is not None)
 
@@ -116,10 +120,9 @@ class Trained:
 
     @cached_property
     def encoder_hash(self) -> str:
-        """SHA-256 of encoder.keras."""
+        """SHA-256 of the encoder's weights."""
         _check_there(self.folder.encoder)
-        with open(self.folder.encoder, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return content(self.folder.encoder)
 
     def _keep(self, features: np.ndarray, file: Path) -> None:
         """Writes embeddings whole, and removes those of an encoder that is no longer there."""

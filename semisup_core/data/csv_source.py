@@ -101,7 +101,13 @@ def _rows(file: Path, text: str) -> Iterator[_Row]:
             )
         cells = {name: fields[index] for name, index in place.items()}
         split = cells.get("split", "").strip().lower()
-        yield _Row(lines.line_num, cells["path"], cells["label"].strip(), split)
+        yield _Row(lines.line_num, cells["path"], _label(cells["label"]), split)
+
+
+def _label(cell: str) -> str:
+    """The class of a row, "" for none; data sets that number their classes write -1 for that."""
+    label = cell.strip()
+    return "" if label == "-1" else label
 
 
 def _check_header(file: Path, header: list[str]) -> None:

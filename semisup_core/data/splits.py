@@ -44,7 +44,7 @@ class Split:
     @property
     def hash(self) -> str:
         """SHA-256 over the four pools."""
-        return hashlib.sha256("".join(_rows_hash(getattr(self, pool)) for pool in POOLS).encode()).hexdigest()
+        return hashlib.sha256("".join(self.to_hashes().values()).encode()).hexdigest()
 
     def to_json(self, store: Store) -> dict[str, Any]:
         """Describes the split for ``split.json``: enough to rebuild it and to recognise another."""
@@ -57,8 +57,12 @@ class Split:
             "unlabelled_contains_labelled": True,
             "counts": {pool: _counts(store, getattr(self, pool)) for pool in POOLS},
             "rows": {"labelled": self.labelled.tolist(), "validation": self.validation.tolist()},
-            "sha256": {pool: _rows_hash(getattr(self, pool)) for pool in POOLS},
+            "sha256": self.to_hashes(),
         }
+
+    def to_hashes(self) -> dict[str, str]:
+        """SHA-256 of each pool's rows."""
+        return {pool: _rows_hash(getattr(self, pool)) for pool in POOLS}
 
 
 def make_split(

@@ -50,6 +50,10 @@ def load_weights(encoder: keras.Model, path: Path) -> None:
             f"{path} has {len(shapes)} arrays of weights where this encoder has {len(wanted)}"
             f"{'; shapes differ: ' if differing else ''}{', '.join(differing[:3])}; expected the same encoder settings"
         )
+    kinds, wanted_kinds = ([type(layer).__name__ for layer in model.layers] for model in (saved, encoder))
+    if kinds != wanted_kinds:
+        odd = sorted({*kinds} ^ {*wanted_kinds}) or ["their order"]
+        raise ValueError(f"{path} has other layers ({', '.join(odd)}); expected the same encoder settings")
     copy_weights(saved, encoder)
 
 
@@ -57,6 +61,7 @@ def exported(model: keras.Model) -> keras.Model:
     """A copy with the same weights that any Keras loads and runs: BatchNorm unsynchronised, float32 throughout."""
     copy = keras.Model.from_config(_plain(model.get_config()))
     copy_weights(model, copy)
+    copy.trainable = True  # who goes on training a frozen encoder elsewhere expects it to learn
     return copy
 
 

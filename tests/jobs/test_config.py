@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from jobs import config, layers, schema
 from jobs.errors import ConfigError
-from jobs.identity import identity, run_name
+from jobs.identity import differing, identity, run_name
 from semisup_core.data import SOURCE_SETTINGS, SOURCES
 from semisup_core.encoders import ENCODERS
 from semisup_core.methods import METHODS
@@ -138,6 +138,7 @@ def test_a_member_picked_anew_drops_what_the_file_said_of_it(tmp_path):
         (["name=../x"], ["name", "../x"]),
         (["name=stores"], ["name", "stores"]),
         (["name=baselines"], ["name", "baselines"]),
+        (["name=pipeline-x"], ["name", "pipeline-"]),
         (["checkpoint.keep=most"], ["checkpoint.keep", "a number or all", "most"]),
         (["checkpoint.keep=0"], ["checkpoint.keep", "at least 1"]),
         (["checkpoint.keep=1.5"], ["checkpoint.keep", "1.5"]),
@@ -239,5 +240,15 @@ def test_identity_holds_what_changes_the_result_and_nothing_else():
         "trainer.precision=mixed_bfloat16",
     ]
     assert len({name(), *map(name, other)}) == len(other) + 1
+    assert name("augmentation.strong.blur=0") == name()  # said or not, a default is the same run
     assert name(fingerprint="g") != name() and name("name=mine") == "mine"
     assert "method.temperature" in identity(config.load([]), {})
+
+
+def test_a_run_from_before_a_key_existed_is_still_the_same_run():
+    now, contents = config.load([]), {"dataset.fingerprint": "f"}
+    before = {key: value for key, value in identity(now, contents).items() if key != "trainer.online_probe"}
+    assert differing({**before, "dataset.path": "elsewhere"}, now, contents) == []
+    probed = config.load(["trainer.online_probe=true"])
+    assert differing(before, probed, contents) == ["trainer.online_probe"]
+    assert differing({**before, "encoder.initial_weights": "x"}, now, contents) == ["encoder.initial_weights"]

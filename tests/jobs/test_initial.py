@@ -1,11 +1,16 @@
 """What `encoder.init` may mean, and how it counts in a run's identity."""
 
+import json
+import zipfile
+
+import numpy as np
 import pytest
 
 from jobs import config
 from jobs.errors import ConfigError
 from jobs.identity import identity
-from jobs.initial import content, initial_encoder
+from jobs.initial import check_held_out, content, initial_encoder
+from semisup_core.data.splits import Split
 
 
 @pytest.fixture
@@ -14,8 +19,15 @@ def storage(tmp_path):
     run = tmp_path / "earlier-run"
     run.mkdir()
     (run / "config.yaml").write_text(config.to_yaml(config.load(["encoder.width=8"])))
-    (run / "encoder.keras").write_bytes(b"weights")
+    save(run / "encoder.keras", "weights")
     return tmp_path
+
+
+def save(file, weights, written="now"):
+    """An archive as Keras writes it."""
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("metadata.json", written)
+        archive.writestr("model.weights.h5", weights)
 
 
 def load(storage, init, *words):
@@ -62,12 +74,38 @@ def test_another_structure_is_refused_before_anything_starts(storage, word, diff
         initial_encoder(load(storage, "earlier-run", word))
 
 
+def test_what_is_no_model_is_refused(storage):
+    (storage / "earlier-run" / "encoder.keras").write_bytes(b"weights")
+    with pytest.raises(ConfigError, match="expected a model that Keras saved"):
+        initial_encoder(load(storage, "earlier-run"))
+
+
+def make_split(validation, test, seed=0):
+    rows = [np.array(rows, np.int64) for rows in ([0], [0, 1], validation, test)]
+    return Split(*rows, seed)
+
+
+def test_an_encoder_that_may_have_seen_held_out_images_is_refused(storage):
+    file = storage / "earlier-run" / "encoder.keras"
+    check_held_out(file, make_split([5], [7]), "store")  # nothing is known of a bare file
+    recorded = {"sha256": make_split([5], [7]).to_hashes(), "store_fingerprint": "store", "seed": 3}
+    (file.parent / "split.json").write_text(json.dumps(recorded))
+    check_held_out(file, make_split([5], [7]), "store")
+    check_held_out(file, make_split([], []), "store")  # nothing is measured
+    check_held_out(file, make_split([6], [8]), "another store")
+    for split, pool in ((make_split([6], [7]), "validation"), (make_split([5], [8]), "test")):
+        with pytest.raises(ConfigError, match=rf"held out other {pool} images.*there 3, here 0"):
+            check_held_out(file, split, "store")
+
+
 def test_it_counts_by_content(storage):
     file = storage / "earlier-run" / "encoder.keras"
-    first = identity(load(storage, "earlier-run"), {"encoder.init": content(file)})
-    same = identity(load(storage, file), {"encoder.init": content(file)})
-    file.write_bytes(b"other weights")
-    other = identity(load(storage, file), {"encoder.init": content(file)})
+    first = identity(load(storage, "earlier-run"), {"encoder.initial_weights": content(file)})
+    same = identity(load(storage, file), {"encoder.initial_weights": content(file)})
+    save(file, "weights", written="later")
+    assert identity(load(storage, file), {"encoder.initial_weights": content(file)}) == first
+    save(file, "other weights")
+    other = identity(load(storage, file), {"encoder.initial_weights": content(file)})
     assert first == same != other
 
 

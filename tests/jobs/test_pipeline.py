@@ -1,6 +1,7 @@
 """The stages of a pipeline: what each is made of, and a small one from end to end in this process."""
 
 import json
+import shutil
 from functools import partial
 
 import pytest
@@ -55,6 +56,15 @@ def test_a_file_to_start_from_reaches_every_stage(tmp_path):
     loaded = {stage.name: stage.load() for stage in stages.plan([], str(tmp_path / "mine.yaml"))}
     assert {run.encoder.width for run in loaded.values()} == {12}
     assert loaded["pretrain"].method.name == "simclr" and loaded["probe"].method.name == "cross_entropy"
+
+
+def test_what_a_file_says_of_pretraining_stays_there(tmp_path):
+    words = ["name=foo", "encoder.init=earlier", "trainer.online_probe=true", "method=suncet"]
+    (tmp_path / "mine.yaml").write_text(config.to_yaml(config.load(words)))
+    loaded = {stage.name: stage.load() for stage in stages.plan([], str(tmp_path / "mine.yaml"))}
+    assert [run.name for run in loaded.values()] == ["foo-baseline", "foo-pretrain", "foo-probe", "foo-finetune"]
+    assert loaded["baseline"].encoder.init is None and loaded["pretrain"].encoder.init == "earlier"
+    assert [stage for stage, run in loaded.items() if run.trainer.online_probe] == ["pretrain"]
 
 
 def test_a_wrong_key_names_its_stage():
@@ -118,3 +128,18 @@ def test_a_paused_stage_ends_the_pipeline(tmp_path, capsys):
     assert stages.run(stages.plan([*words, "baseline.debug.steps=3"]), driver.train) is None
     assert "stage baseline was paused" in capsys.readouterr().out
     assert not list(tmp_path.glob("*/pipeline.json"))
+
+
+def test_pretraining_that_was_stopped_early_is_not_built_upon(tmp_path, capsys):
+    words = [*SMALL, f"storage={tmp_path}", "evaluation.protocols=[knn20,classifier]", "evaluation.monitor=knn20"]
+    assert stages.run(stages.plan([*words, "pretrain.trainer.max_minutes=0.0001"]), driver.train) is None
+    assert "stage pretrain is not done" in capsys.readouterr().out
+
+
+def test_finished_stages_are_found_where_the_storage_was_moved(pipeline, tmp_path):
+    words, folder = pipeline
+    moved = tmp_path / "moved"
+    shutil.copytree(folder.parent, moved)
+    again = stages.run(stages.plan([*words, f"storage={moved}"]), driver.train)
+    assert again == moved / folder.name
+    assert all(summary["folder"].startswith(str(moved)) for summary in summaries_of(again).values())

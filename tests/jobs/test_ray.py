@@ -94,7 +94,7 @@ def test_an_interrupt_ends_the_run_with_130_and_it_can_be_resumed(tmp_path):
 def test_the_stages_of_a_pipeline_share_one_cluster(cli, tmp_path):
     done = cli("jobs.pipeline", "method=simclr", f"storage={tmp_path}", "name=all", *SMALL, timeout=380)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "all" / "curves.png").exists()
+    assert (tmp_path / "pipeline-all" / "curves.png").exists()
     assert done.stdout.count("\nepoch ") == 8
 
 

@@ -1,0 +1,61 @@
+"""How lines and a final error of the workers reach the driver's terminal: a small actor, and a thread that asks it."""
+
+import threading
+from contextlib import suppress
+from typing import Any
+
+import ray
+
+POLL_SECONDS = 0.3  # how often the driver asks for new lines
+
+
+class Console:
+    """Passes lines and a final error from the workers to the driver, on whatever node they are."""
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self._lines: list[str] = []
+        self._failure: Exception | None = None
+
+    def write(self, line: str) -> None:
+        """Adds a line."""
+        self._lines.append(line)
+
+    def read(self) -> list[str]:
+        """The lines since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def fail(self, error: Exception) -> None:
+        """Keeps the first error that a retry cannot mend."""
+        self._failure = self._failure or error
+
+    def failure(self) -> Exception | None:
+        """The error kept, or None."""
+        return self._failure
+
+
+class Printer:
+    """Prints the console's lines in the driver's terminal until it is stopped."""
+
+    def __init__(self, console: Any) -> None:
+        """Starts printing what the actor `console` collects."""
+        self._console, self._done = console, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with suppress(ray.exceptions.RayError):
+            while not self._done.wait(POLL_SECONDS):
+                self._print()
+
+    def _print(self) -> None:
+        for line in ray.get(self._console.read.remote()):
+            print(line, flush=True)
+
+    def stop(self) -> None:
+        """Prints the last lines and ends."""
+        self._done.set()
+        self._thread.join()
+        with suppress(ray.exceptions.RayError):  # whatever ended the run may have ended the console as well
+            self._print()
