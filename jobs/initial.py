@@ -13,6 +13,7 @@ from jobs.errors import ConfigError
 from jobs.folder import RunFolder, find_run
 from jobs.schema import RunConfig
 from semisup_core.data.splits import Split
+from semisup_core.errors import DataError
 
 # What two encoders may differ in and still have the same weights' shapes.
 _NOT_STRUCTURE = ("init", "trainable")
@@ -52,10 +53,9 @@ def initial_encoder(config: RunConfig) -> Path | None:
 
 def _checked(file: Path) -> Path:
     try:
-        with zipfile.ZipFile(file) as archive:
-            archive.getinfo(_WEIGHTS)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ConfigError(f"encoder.init: expected a model that Keras saved, got {file} ({error})") from error
+        content(file)
+    except DataError as error:
+        raise ConfigError(f"encoder.init: {error}") from error
     return file
 
 
@@ -99,6 +99,13 @@ def check_held_out(initial: Path, split: Split, fingerprint: str) -> None:
 
 
 def content(file: Path) -> str:
-    """SHA-256 of a model's weights: what `encoder.init` counts by in a run's identity."""
-    with zipfile.ZipFile(file) as archive:
-        return hashlib.sha256(archive.read(_WEIGHTS)).hexdigest()
+    """SHA-256 of a model's weights: what `encoder.init` counts by in a run's identity.
+
+    Raises:
+        DataError: the file is no Keras archive.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return hashlib.sha256(archive.read(_WEIGHTS)).hexdigest()
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"{file}: expected a model that Keras saved ({error}); is it damaged?") from error

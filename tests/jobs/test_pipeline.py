@@ -9,6 +9,8 @@ import pytest
 from jobs import config, driver, stages
 from jobs.errors import ConfigError
 
+pytestmark = pytest.mark.xdist_group("pipeline")  # one of the two test processes trains the pipeline of the fixture
+
 SMALL = [
     "method=simclr",
     "runtime=local",

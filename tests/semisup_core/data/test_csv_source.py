@@ -46,12 +46,14 @@ def test_splits_labels_and_paths(tmp_path, write, save, picture):
 
 
 def test_without_splits_everything_is_for_training(write):
-    source = csv_file(write("label,path", "a,images/0.png", "b,images/1.png", ",images/2.png"), 8).source()
-    assert source.origins.tolist() == [Origin.TRAIN, Origin.TRAIN, Origin.UNLABELLED]
+    lines = ["a,images/0.png", "b,images/1.png", ",images/2.png", "-1,images/3.png"]
+    source = csv_file(write("label,path", *lines), 8).source()
+    assert source.origins.tolist() == [Origin.TRAIN, Origin.TRAIN, Origin.UNLABELLED, Origin.UNLABELLED]
+    assert source.class_names == ("a", "b")
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes"), [(("10", "9", "-1"), ("-1", "9", "10")), (("10", "9", "b"), ("10", "9", "b"))]
+    ("labels", "classes"), [(("10", "9", "-2"), ("-2", "9", "10")), (("10", "9", "b"), ("10", "9", "b"))]
 )
 def test_order_of_classes(write, labels, classes):
     lines = [f"images/{row}.png,{label}" for row, label in enumerate(labels)]
