@@ -58,6 +58,7 @@ def build_training(
             learning_rate=chosen.learning_rate,
             weight_decay=chosen.weight_decay,
             momentum=chosen.momentum,
+            epsilon=chosen.epsilon,
             schedule=chosen.schedule,
             warmup_steps=plan.warmup_steps,
             total_steps=plan.total_steps,

@@ -93,12 +93,13 @@ class TrainerConfig(_Checked):
 
 @dataclass(frozen=True)
 class OptimizerConfig(_Checked):
-    """The optimiser and its schedule; `clip` is the global norm of the gradient over all replicas."""
+    """The optimiser and its schedule; `clip` is the global norm of the gradient over all replicas, `epsilon` Adam's."""
 
     name: str = setting("adamw", one_of=("adam", "adamw", "sgd"))
     learning_rate: float = setting(1e-3, above=0.0)
     weight_decay: float = setting(0.0, at_least=0.0)
     momentum: float = setting(0.9, at_least=0.0, below=1.0)
+    epsilon: float = setting(1e-7, above=0.0)
     clip: float | None = setting(None, above=0.0)
     schedule: str = setting("cosine", one_of=("constant", "cosine"))
     warmup_epochs: float | None = setting(None, at_least=0.0)

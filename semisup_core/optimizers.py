@@ -61,6 +61,7 @@ class GroupOptimizer:
         learning_rate: float,
         weight_decay: float,
         momentum: float,
+        epsilon: float,
         schedule: str,
         warmup_steps: int,
         total_steps: int,
@@ -73,6 +74,7 @@ class GroupOptimizer:
             learning_rate: peak rate, scaled by each group.
             weight_decay: for the groups that decay; must be 0 with "adam".
             momentum: of sgd.
+            epsilon: added to the root of the second moment, by adam and adamw.
             schedule: "constant" or "cosine".
             warmup_steps: steps of linear warm-up.
             total_steps: steps of the run.
@@ -90,7 +92,7 @@ class GroupOptimizer:
                 int(group.frozen_until * total_steps),
             )
             decay = weight_decay if group.weight_decay else 0.0
-            optimizer = _keras_optimizer(name, rate, decay, momentum)
+            optimizer = _keras_optimizer(name, rate, decay, momentum, epsilon)
             optimizer.build(group.variables)
             self.optimizers.append(optimizer)
 
@@ -107,9 +109,11 @@ class GroupOptimizer:
         return float(self.optimizers[0]._learning_rate(step))
 
 
-def _keras_optimizer(name: str, rate: Schedule, weight_decay: float, momentum: float) -> keras.optimizers.Optimizer:
+def _keras_optimizer(
+    name: str, rate: Schedule, weight_decay: float, momentum: float, epsilon: float
+) -> keras.optimizers.Optimizer:
     if name == "adam":
-        return keras.optimizers.Adam(rate)
+        return keras.optimizers.Adam(rate, epsilon=epsilon)
     if name == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=weight_decay)
+        return keras.optimizers.AdamW(rate, epsilon=epsilon, weight_decay=weight_decay)
     return keras.optimizers.SGD(rate, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay or None)

@@ -10,7 +10,7 @@ from semisup_core.devices import set_precision
 from semisup_core.methods.base import VariableGroup
 from semisup_core.optimizers import GroupOptimizer, Schedule
 
-RATE, DECAY, MOMENTUM = 0.1, 0.5, 0.9
+RATE, DECAY, MOMENTUM, EPSILON = 0.1, 0.5, 0.9, 0.01  # epsilon large enough to be seen
 START = (np.array([[1.0, -2.0], [0.5, 3.0]]), np.array([4.0, -1.0]))
 GRADIENTS = (np.array([[0.3, -0.2], [1.5, 0.1]]), np.array([-0.7, 2.0]))
 
@@ -28,7 +28,7 @@ def adam(value, gradient, rate, steps, decay):
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         corrected = rate * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
-        value = value - corrected * first / (np.sqrt(second) + 1e-7)
+        value = value - corrected * first / (np.sqrt(second) + EPSILON)
     return value
 
 
@@ -55,6 +55,7 @@ def make(name="adamw", schedule="constant", decay=DECAY, momentum=MOMENTUM, tota
         learning_rate=RATE,
         weight_decay=0.0 if name == "adam" else decay,
         momentum=momentum,
+        epsilon=EPSILON,
         schedule=schedule,
         warmup_steps=0,
         total_steps=total_steps,
@@ -142,7 +143,7 @@ class TestGroupOptimizer:
     def test_order_of_gradients_is_that_of_variables(self):
         variables = [keras.Variable(np.zeros(2), name=f"v{i}") for i in range(4)]
         groups = [VariableGroup(variables[2:]), VariableGroup(variables[:2], learning_rate_scale=2.0)]
-        settings = {"name": "sgd", "learning_rate": 1.0, "weight_decay": 0.0, "momentum": 0.0}
+        settings = {"name": "sgd", "learning_rate": 1.0, "weight_decay": 0.0, "momentum": 0.0, "epsilon": EPSILON}
         optimizer = GroupOptimizer(groups, **settings, schedule="constant", warmup_steps=0, total_steps=1)
         assert [variable.name for variable in optimizer.variables] == ["v2", "v3", "v0", "v1"]
         optimizer.apply([keras.ops.full((2,), float(i)) for i in (1, 2, 3, 4)])
