@@ -1,17 +1,14 @@
-"""Pictures of results: drawn off screen, written whole."""
+"""Pictures of results: curves, confusion matrix, embedding map, nearest neighbours."""
 
-import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jobs.figure import figure_file
 from jobs.text import printable
 
-_DPI = 110
 _PANELS_A_ROW = 3
 _NAMED_CLASSES = 30  # more names on an axis or in a legend cannot be read
 _NUMBERED_CLASSES = 20
@@ -40,7 +37,7 @@ def draw_accuracy(panels: dict[str, list[Curve]], path: Path) -> None:
     labels = list(dict.fromkeys(curve.label for curves in panels.values() for curve in curves))
     columns = min(len(panels), _PANELS_A_ROW)
     rows = -(-len(panels) // columns)
-    with _figure(path, (5.2 * columns, 4 * rows), rows, columns) as (_, axes):
+    with figure_file(path, (5.2 * columns, 4 * rows), rows, columns) as (_, axes):
         for axis in axes.ravel()[len(panels) :]:
             axis.set_axis_off()
         for axis, (protocol, curves) in zip(axes.ravel(), panels.items(), strict=False):
@@ -69,7 +66,7 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], title: str, p
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(3 + 0.45 * len(counts), 12)
-    with _figure(path, (side + 1, side)) as (figure, axes):
+    with figure_file(path, (side + 1, side)) as (figure, axes):
         axis = axes[0][0]
         figure.colorbar(axis.imshow(shares, cmap="Blues", vmin=0, vmax=1), ax=axis, label="share of the true class")
         axis.set(title=_words(title), xlabel="predicted", ylabel="true class")
@@ -96,7 +93,7 @@ def draw_map(
         path: the PNG to write.
     """
     colours = _colours(len(class_names))
-    with _figure(path, (6.5 * len(maps), 6), columns=len(maps)) as (figure, axes):
+    with figure_file(path, (6.5 * len(maps), 6), columns=len(maps)) as (figure, axes):
         for axis, (name, points) in zip(axes[0], maps.items(), strict=True):
             gray = points[labels < 0]
             axis.scatter(*gray.T, s=5, color=_GRAY, label=f"unlabelled ({len(gray):,})")
@@ -135,7 +132,7 @@ class Strip(NamedTuple):
 def draw_strips(strips: Sequence[Strip], title: str, path: Path) -> None:
     """A row a query: the query, then its neighbours, framed by whether they are of its class."""
     columns = len(strips[0].images)
-    with _figure(path, (1.3 * columns, 1.55 * len(strips) + 0.4), len(strips), columns) as (figure, axes):
+    with figure_file(path, (1.3 * columns, 1.55 * len(strips) + 0.4), len(strips), columns) as (figure, axes):
         figure.suptitle(_words(title))
         for row, strip in zip(axes, strips, strict=True):
             frames = ["black", *np.where(strip.right, _RIGHT, _WRONG)]
@@ -147,27 +144,6 @@ def draw_strips(strips: Sequence[Strip], title: str, path: Path) -> None:
                 axis.set(xticks=[], yticks=[])
                 for side in axis.spines.values():
                     side.set(color=frame, linewidth=2.5)
-
-
-@contextmanager
-def _figure(path: Path, size: tuple[float, float], rows: int = 1, columns: int = 1) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes (rows, columns), written to `path` when the block ends."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    try:
-        yield figure, axes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class may have a name in any script
-            figure.savefig(partial, dpi=_DPI, format="png")
-        partial.replace(path)
-    finally:
-        plt.close(figure)
 
 
 def _words(name: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jobs.figure import figure_file
 from jobs.text import columns, duration, interval_text
 from semisup_core.evaluation.protocols import DESCRIPTIONS
 
@@ -52,29 +53,17 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         rows: of metrics.jsonl.
         path: the PNG to write.
     """
-    plt = pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, prefix, title in ((axes[0], "train/loss", "training loss"), (axes[1], "validation/", "validation")):
-        for name in sorted({key for row in rows for key in row if key.startswith(prefix)}):
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            axis.plot(*zip(*points, strict=True), label=name.removeprefix("validation/"))
-        axis.set(title=title, xlabel="step")
-        if axis.has_data():
-            axis.legend()
-        else:
-            axis.set_axis_off()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def pyplot() -> Any:
-    """Matplotlib's pyplot, drawing into files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt
+    panels = (("train/loss", "training loss"), ("validation/", "validation"))
+    with figure_file(path, (10, 4), columns=len(panels)) as (_, axes):
+        for axis, (prefix, title) in zip(axes[0], panels, strict=True):
+            for name in sorted({key for row in rows for key in row if key.startswith(prefix)}):
+                points = [(row["step"], row[name]) for row in rows if name in row]
+                axis.plot(*zip(*points, strict=True), label=name.removeprefix("validation/"))
+            axis.set(title=title, xlabel="step")
+            if axis.has_data():
+                axis.legend()
+            else:
+                axis.set_axis_off()
 
 
 def draw_gallery(columns: list[np.ndarray], path: Path) -> None:

@@ -5,19 +5,14 @@ from typing import Any
 
 from semisup_core.data import SOURCE_SETTINGS, SOURCES
 from semisup_core.policy import Policy
-from semisup_core.settings import check_settings, setting
+from semisup_core.settings import Settings, setting
 
 PIPELINE_PREFIX = "pipeline-"  # of the folders in the storage that hold a pipeline's table, not a run
 PROTOCOLS = ("knn20", "knn200", "knn200_t0.1", "soft_nn", "linear", "classifier")
 
 
-class _Checked:
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-
 @dataclass(frozen=True)
-class Groups(_Checked):
+class Groups(Settings):
     """Which file of each group is used."""
 
     method: str = "suncet_head"
@@ -29,7 +24,7 @@ class Groups(_Checked):
 
 
 @dataclass(frozen=True)
-class DatasetConfig(_Checked):
+class DatasetConfig(Settings):
     """What data, and how many of its labels are used; which source needs and takes what stands in `SOURCES`."""
 
     name: str = setting("digits", one_of=tuple(SOURCES))
@@ -65,7 +60,7 @@ class DatasetConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class AugmentationConfig(_Checked):
+class AugmentationConfig(Settings):
     """The two view policies, and one number that scales the strong one."""
 
     strength: float = setting(1.0, at_least=0.0, at_most=4.0)
@@ -74,7 +69,7 @@ class AugmentationConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class TrainerConfig(_Checked):
+class TrainerConfig(Settings):
     """The loop. Batch sizes are global, over all replicas; None derives one from the data (see `jobs.plan`).
 
     `online_probe` trains a linear classifier on the encoder's features beside the method, without changing the encoder.
@@ -92,7 +87,7 @@ class TrainerConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class OptimizerConfig(_Checked):
+class OptimizerConfig(Settings):
     """The optimiser and its schedule; `clip` is the global norm of the gradient over all replicas, `epsilon` Adam's."""
 
     name: str = setting("adamw", one_of=("adam", "adamw", "sgd"))
@@ -106,7 +101,7 @@ class OptimizerConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class EvaluationConfig(_Checked):
+class EvaluationConfig(Settings):
     """What is measured: `every` epochs on validation, all `protocols` on test once at the end."""
 
     protocols: tuple[str, ...] = setting(("knn20", "knn200", "linear"), one_of=PROTOCOLS)
@@ -115,7 +110,7 @@ class EvaluationConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class CheckpointConfig(_Checked):
+class CheckpointConfig(Settings):
     """A checkpoint every so many epochs; the newest `keep` (or all of them) and the best by validation stay."""
 
     every: int = setting(1, at_least=1)
@@ -123,7 +118,7 @@ class CheckpointConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class RuntimeConfig(_Checked):
+class RuntimeConfig(Settings):
     """Where the workers run; None derives a fair share of what the cluster has."""
 
     name: str = setting("ray", one_of=("local", "ray"))
@@ -135,7 +130,7 @@ class RuntimeConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class TrackingConfig(_Checked):
+class TrackingConfig(Settings):
     """Where metrics go besides the run folder."""
 
     name: str = setting("none", one_of=("none", "wandb"))
@@ -147,7 +142,7 @@ class TrackingConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class DebugConfig(_Checked):
+class DebugConfig(Settings):
     """Aids that must not change results: run eagerly, stop after so many steps, split the CPU into replicas."""
 
     eager: bool = False
@@ -156,7 +151,7 @@ class DebugConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class RunConfig(_Checked):
+class RunConfig(Settings):
     """Everything one run depends on; `method` and `encoder` are the settings class of the chosen entry."""
 
     groups: Groups

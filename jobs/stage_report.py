@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.report import pyplot
+from jobs.figure import figure_file
 from jobs.text import columns
 
 
@@ -37,15 +37,12 @@ def draw_stages(rows: dict[str, list[dict[str, Any]]], steps_per_epoch: dict[str
     panels |= {key.replace("/", " "): (key,) for key in protocols}
     curves = {title: _stage_curves(rows, steps_per_epoch, keys) for title, keys in panels.items()}
     curves = {title: lines for title, lines in curves.items() if lines}
-    plt = pyplot()
-    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4), layout="constrained", squeeze=False)
-    for axis, (title, lines) in zip(axes[0], curves.items(), strict=True):
-        for stage, points in lines.items():
-            axis.plot(list(points), list(points.values()), marker=".", label=stage)
-        axis.set(title=title, xlabel="epoch")
-        axis.legend()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with figure_file(path, (5 * len(curves), 4), columns=len(curves)) as (_, axes):
+        for axis, (title, lines) in zip(axes[0], curves.items(), strict=True):
+            for stage, points in lines.items():
+                axis.plot(list(points), list(points.values()), marker=".", label=stage)
+            axis.set(title=title, xlabel="epoch")
+            axis.legend()
 
 
 def _stage_curves(

@@ -3,13 +3,13 @@
 import dataclasses
 from dataclasses import dataclass
 
-from semisup_core.settings import check_settings, setting
+from semisup_core.settings import Settings, setting
 
 _SMALLEST_AREA = 0.02  # below this a crop of a 32-pixel image is under 5 pixels wide: nothing left to learn from
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(Settings):
     """How one view is drawn. The default changes nothing.
 
     Geometry, one resample: `min_area` (crop area as a fraction of the image, drawn between this and 1), `ratio`
@@ -39,10 +39,6 @@ class Policy:
     blur: float = setting(0.0, at_least=0.0, at_most=1.0)
     solarize: float = setting(0.0, at_least=0.0, at_most=1.0)
     cutout: float = setting(0.0, at_least=0.0, at_most=0.9)
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        check_settings(self)
 
     def scaled(self, strength: float) -> "Policy":
         """This policy with every distance from the identity multiplied by `strength`, capped at its range.

@@ -1,7 +1,7 @@
 """Settings as frozen dataclasses whose fields carry their own range; imports nothing heavy.
 
-A settings class declares each field with `setting(default, above=0)` and runs `check_settings` in
-`__post_init__`, so a bad value is refused wherever the object is made: from a file, a command line or a test.
+A settings class derives from `Settings` and declares each field with `setting(default, above=0)`, so a bad value is
+refused wherever the object is made: from a file, a command line or a test.
 """
 
 import dataclasses
@@ -35,19 +35,23 @@ def setting(default: Any, **rules: Any) -> Any:
     return dataclasses.field(default=tuple(default) if isinstance(default, list) else default, metadata=rules)
 
 
-def check_settings(settings: Any) -> None:
-    """Checks every field of a settings dataclass against its declared range.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What every settings dataclass derives from."""
 
-    Raises:
-        ValueError: names the field, what was expected and what came.
-    """
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, list):  # OmegaConf hands tuples over as lists
-            value = tuple(value)
-            object.__setattr__(settings, field.name, value)
-        for item in value if isinstance(value, tuple) else (value,):
-            _check_value(field.name, item, field.metadata)
+    def __post_init__(self) -> None:
+        """Checks every field against its declared range.
+
+        Raises:
+            ValueError: names the field, what was expected and what came.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):  # OmegaConf hands tuples over as lists
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
+            for item in value if isinstance(value, tuple) else (value,):
+                _check_value(field.name, item, field.metadata)
 
 
 def _check_value(name: str, value: Any, rules: Any) -> None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from semisup_core.encoders.backbones import BACKBONES
-from semisup_core.settings import check_settings, setting
+from semisup_core.settings import Settings, setting
 
 # By stem, the side of which a residual network's strides leave 1 x 1.
 _RESNET_SIDES = {"small": 8, "large": 32}
 
 
 @dataclass(frozen=True)
-class EncoderParams:
+class EncoderParams(Settings):
     """Settings of every encoder.
 
     `init` is what its weights start from, an earlier run or a .keras file (none: random); without `trainable` they
@@ -39,23 +39,12 @@ class ConvParams(EncoderParams):
     batch_norm: bool = True
     output_relu: bool = True
 
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        check_settings(self)
-
 
 @dataclass(frozen=True)
-class Resnet18Params(EncoderParams):
-    """Settings of `resnet18`: `width` channels in the first stage, 8 times as many features out; the `stem`."""
-
-    name: str = "resnet18"
+class _ResnetParams(EncoderParams):
     width: int = setting(64, at_least=1)
     stem: str = setting("small", one_of=tuple(_RESNET_SIDES))
 
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        check_settings(self)
-
     @property
     def smallest_side(self) -> int:
         """Follows from the stem."""
@@ -63,21 +52,18 @@ class Resnet18Params(EncoderParams):
 
 
 @dataclass(frozen=True)
-class Resnet50Params(EncoderParams):
+class Resnet18Params(_ResnetParams):
+    """Settings of `resnet18`: `width` channels in the first stage, 8 times as many features out; the `stem`."""
+
+    name: str = "resnet18"
+
+
+@dataclass(frozen=True)
+class Resnet50Params(_ResnetParams):
     """Settings of `resnet50`: `width` channels in the first stage, 32 times as many features out; the `stem`."""
 
     name: str = "resnet50"
-    width: int = setting(64, at_least=1)
     stem: str = setting("large", one_of=tuple(_RESNET_SIDES))
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        check_settings(self)
-
-    @property
-    def smallest_side(self) -> int:
-        """Follows from the stem."""
-        return _RESNET_SIDES[self.stem]
 
 
 @dataclass(frozen=True)
@@ -88,10 +74,6 @@ class WideResnet28x2Params(EncoderParams):
     name: str = "wide_resnet28_2"
     width: int = setting(16, at_least=1)
 
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        check_settings(self)
-
 
 @dataclass(frozen=True)
 class KerasApplicationParams(EncoderParams):
@@ -99,10 +81,6 @@ class KerasApplicationParams(EncoderParams):
 
     name: str = "keras_application"
     backbone: str = setting("", one_of=tuple(BACKBONES))
-
-    def __post_init__(self) -> None:
-        """Checks the name."""
-        check_settings(self)
 
     @property
     def smallest_side(self) -> int:

@@ -7,11 +7,11 @@ classifier of its own; the contract tests hold both against the method itself.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from semisup_core.settings import check_settings, setting
+from semisup_core.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class CrossEntropyParams:
+class CrossEntropyParams(Settings):
     """Settings of `cross_entropy`.
 
     `label_smoothing` moves this share of the target to all classes; `view` is the policy of the labelled images;
@@ -27,13 +27,9 @@ class CrossEntropyParams:
     relu: bool = False
     encoder_learning_rate_scale: float = setting(1.0, above=0.0)
 
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        check_settings(self)
-
 
 @dataclass(frozen=True)
-class InfoNCEParams:
+class InfoNCEParams(Settings):
     """Settings of `info_nce`.
 
     `temperature` divides cosine similarities;
@@ -46,13 +42,9 @@ class InfoNCEParams:
     temperature: float = setting(0.1, above=0.0, at_most=10.0)
     projection: tuple[int, ...] = setting((), at_least=1)
 
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        check_settings(self)
-
 
 @dataclass(frozen=True)
-class SimclrParams:
+class SimclrParams(Settings):
     """Settings of `simclr`.
 
     `temperature` divides cosine similarities; `projection` lists the widths of the projection head;
@@ -68,13 +60,9 @@ class SimclrParams:
     projection_norm: bool = True
     negatives: str = setting("both_views", one_of=("both_views", "other_view"))
 
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        check_settings(self)
-
 
 @dataclass(frozen=True)
-class PawsParams:
+class PawsParams(Settings):
     """Settings of `paws`.
 
     `temperature` divides cosine similarities; `sharpening` is the T of targets, 1 for none; `label_smoothing` moves
@@ -93,13 +81,9 @@ class PawsParams:
     support_views: int = setting(1, at_least=1, at_most=4)
     projection: tuple[int, ...] = setting((), at_least=1)
 
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        check_settings(self)
-
 
 @dataclass(frozen=True)
-class SuncetParams:
+class SuncetParams(Settings):
     """Settings of `suncet`.
 
     `temperature` divides cosine similarities; `supervised_weight` scales the labelled term;
@@ -112,10 +96,6 @@ class SuncetParams:
     temperature: float = setting(0.1, above=0.0, at_most=10.0)
     supervised_weight: float = setting(1.0, at_least=0.0)
     projection: tuple[int, ...] = setting((), at_least=1)
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        check_settings(self)
 
 
 METHODS: dict[str, tuple[type, str]] = {
