@@ -112,8 +112,7 @@ class GroupOptimizer:
 def _keras_optimizer(
     name: str, rate: Schedule, weight_decay: float, momentum: float, epsilon: float
 ) -> keras.optimizers.Optimizer:
-    if name == "adam":
-        return keras.optimizers.Adam(rate, epsilon=epsilon)
-    if name == "adamw":
-        return keras.optimizers.AdamW(rate, epsilon=epsilon, weight_decay=weight_decay)
+    if name in ("adam", "adamw"):
+        # Decay of 0 is left out, not applied: Keras would compute the whole schedule again for every variable.
+        return keras.optimizers.Adam(rate, epsilon=epsilon, weight_decay=weight_decay or None)
     return keras.optimizers.SGD(rate, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay or None)
