@@ -56,9 +56,9 @@ def plan(words: list[str], file: str | None = None) -> list[Stage]:
     stages = []
     for name, changes in STAGES.items():
         given = [word for word in common if name == "pretrain" or not _of_pretraining(word)]
-        probe = [] if name == "pretrain" else ["trainer.online_probe=false"]
+        without_probe = [] if name == "pretrain" else ["trainer.online_probe=false"]
         named = [f"name={chosen}-{name}"] if chosen else []
-        stages.append(Stage(name, [*given, *probe, *changes, *named, *own[name]], file))
+        stages.append(Stage(name, [*given, *without_probe, *changes, *named, *own[name]], file))
     for stage in stages:  # all of them before any runs
         try:
             stage.load()
