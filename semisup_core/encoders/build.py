@@ -71,14 +71,15 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
 
 
 def _plain(node: Any) -> Any:
-    """The model's config without what belongs to training: synchronisation and the precision policy."""
+    """The model's config with Keras' BatchNorm in place of ours, in float32 whatever the run's precision."""
     if isinstance(node, list | tuple):
         return type(node)(_plain(item) for item in node)
     if not isinstance(node, dict):
         return node
     plain = {key: _plain(value) for key, value in node.items()}
-    if "synchronized" in plain:
-        plain["synchronized"] = False
+    if plain.get("class_name") == "BatchNorm":
+        plain |= {"module": "keras.layers", "class_name": "BatchNormalization", "registered_name": None}
+        plain["config"]["synchronized"] = False
     if isinstance(plain.get("dtype"), dict):  # a serialised DTypePolicy
         plain["dtype"] = "float32"
     return plain

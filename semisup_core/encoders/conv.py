@@ -3,7 +3,7 @@
 import keras
 
 from semisup_core.encoders import ConvParams
-from semisup_core.layers import batch_norm
+from semisup_core.layers import BatchNorm
 
 
 def conv(params: ConvParams, image_size: int) -> keras.Model:
@@ -34,5 +34,5 @@ def conv(params: ConvParams, image_size: int) -> keras.Model:
 
 def _norm_relu(x: keras.KerasTensor, normed: bool, i: int, relu: bool = True) -> keras.KerasTensor:
     if normed:
-        x = batch_norm(f"norm{i}")(x)
+        x = BatchNorm(name=f"norm{i}")(x)
     return keras.layers.ReLU(name=f"relu{i}")(x) if relu else x

@@ -15,7 +15,7 @@ import keras
 
 from semisup_core.encoders import KerasApplicationParams
 from semisup_core.encoders.backbones import BACKBONES
-from semisup_core.layers import batch_norm
+from semisup_core.layers import BatchNorm
 
 # Layers that Keras keeps to itself and that compute the same on every replica.
 _PRIVATE_BUT_EXACT = ("CustomScaleLayer", "LayerScale")
@@ -61,7 +61,7 @@ def replicable(model: keras.Model, name: str) -> keras.Model:
     def copy(layer: Any) -> Any:
         config = layer.get_config()
         if isinstance(layer, keras.layers.BatchNormalization):
-            return batch_norm(**config)
+            return BatchNorm(**config)
         if isinstance(layer, keras.layers.Dropout):
             config["rate"] = 0.0
         else:

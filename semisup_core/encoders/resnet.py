@@ -12,7 +12,7 @@ from collections.abc import Callable
 import keras
 
 from semisup_core.encoders import Resnet18Params, Resnet50Params
-from semisup_core.layers import batch_norm
+from semisup_core.layers import BatchNorm
 
 # (input, channels inside the block, stride, name) -> output.
 _Block = Callable[[keras.KerasTensor, int, int, str], keras.KerasTensor]
@@ -91,4 +91,4 @@ def _conv_norm(x: keras.KerasTensor, width: int, kernel: int, stride: int, name:
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)
-    return batch_norm(f"{name}_norm")(x)
+    return BatchNorm(name=f"{name}_norm")(x)

@@ -11,7 +11,7 @@ to 0-1, not standardised by the data set; convolutions have no bias (a BatchNorm
 import keras
 
 from semisup_core.encoders import WideResnet28x2Params
-from semisup_core.layers import batch_norm
+from semisup_core.layers import BatchNorm
 
 _BLOCKS = 4  # in each of 3 stages, of 2 convolutions each; with the stem and 3 shortcuts 28 convolutions
 _WIDEN = 2
@@ -52,7 +52,7 @@ def _block(x: keras.KerasTensor, width: int, stride: int, name: str, activated_s
 
 
 def _norm_relu(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    return keras.layers.LeakyReLU(_SLOPE, name=f"{name}_relu")(batch_norm(f"{name}_norm")(x))
+    return keras.layers.LeakyReLU(_SLOPE, name=f"{name}_relu")(BatchNorm(name=f"{name}_norm")(x))
 
 
 def _conv(x: keras.KerasTensor, width: int, kernel: int, stride: int, name: str) -> keras.KerasTensor:

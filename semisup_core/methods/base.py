@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import keras
 
-from semisup_core.layers import batch_norm
+from semisup_core.layers import BatchNorm
 from semisup_core.methods import METHODS
 from semisup_core.replica import Replica
 
@@ -184,7 +184,7 @@ def projection_head(
     for i, width in enumerate(widths[:-1]):
         outputs = keras.layers.Dense(width, use_bias=not norm, name=f"{name}_dense{i + 1}")(outputs)
         if norm:
-            outputs = batch_norm(f"{name}_norm{i + 1}")(outputs)
+            outputs = BatchNorm(name=f"{name}_norm{i + 1}")(outputs)
         outputs = keras.layers.ReLU(name=f"{name}_relu{i + 1}")(outputs)
     outputs = keras.layers.Dense(widths[-1], name=f"{name}_dense{len(widths)}")(outputs)
     return keras.Model(inputs, outputs, name=name)

@@ -10,6 +10,7 @@ import pytest
 from semisup_core.devices import set_precision
 from semisup_core.encoders import ENCODERS
 from semisup_core.encoders.build import build_encoder, exported
+from semisup_core.layers import BatchNorm
 
 NARROW = {
     "conv": {"width": 8},
@@ -61,7 +62,7 @@ def test_conv_is_the_documented_stack():
 def test_batch_norm_is_synchronised_and_nothing_before_it_has_a_bias():
     for name in ENCODERS:
         layers = build_encoder(narrow(name), 32).layers
-        normalisations = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+        normalisations = [layer for layer in layers if isinstance(layer, BatchNorm)]
         assert normalisations and all(layer.synchronized and layer.momentum == 0.9 for layer in normalisations)
         assert not any(
             layer.use_bias for layer in layers if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)
@@ -133,7 +134,7 @@ def test_batch_norm_computes_in_at_least_float32(name, precision, norm):
     encoder = build_encoder(narrow(name), 32)
     features = encoder(pixels(), training=True)
     assert features.dtype == precision.removeprefix("mixed_")
-    norms = [layer for layer in encoder.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = [layer for layer in encoder.layers if isinstance(layer, BatchNorm)]
     assert {layer.compute_dtype for layer in norms} == {layer.variable_dtype for layer in norms} == {norm}
 
 
