@@ -50,11 +50,16 @@ def load_weights(encoder: keras.Model, path: Path) -> None:
             f"{path} has {len(shapes)} arrays of weights where this encoder has {len(wanted)}"
             f"{'; shapes differ: ' if differing else ''}{', '.join(differing[:3])}; expected the same encoder settings"
         )
-    kinds, wanted_kinds = ([type(layer).__name__ for layer in model.layers] for model in (saved, encoder))
+    kinds, wanted_kinds = ([_kind(layer) for layer in model.layers] for model in (saved, encoder))
     if kinds != wanted_kinds:
         odd = sorted({*kinds} ^ {*wanted_kinds}) or ["their order"]
         raise ValueError(f"{path} has other layers ({', '.join(odd)}); expected the same encoder settings")
     copy_weights(saved, encoder)
+
+
+def _kind(layer: keras.Layer) -> str:
+    """The layer's class as an exported encoder has it."""
+    return "BatchNormalization" if isinstance(layer, keras.layers.BatchNormalization) else type(layer).__name__
 
 
 def exported(model: keras.Model) -> keras.Model:
