@@ -76,6 +76,14 @@ def test_training_is_the_papers(precision):
     assert close(layer.moving_variance, 0.9 + 0.1 * variance, tolerance)
 
 
+def test_one_replica_takes_the_fused_kernel(precision):
+    layer = norm()
+    pixels = tf.TensorSpec(SHAPE, keras.config.dtype_policy().compute_dtype)
+    graph = tf.function(lambda inputs: layer(inputs, training=True)).get_concrete_function(pixels).graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert ("FusedBatchNormV3" in kinds) == (precision != "float64")  # for which there is none
+
+
 def test_two_replicas_are_one(precision):
     values, _ = draw()
     inputs = tf.cast(values, keras.config.dtype_policy().compute_dtype)
