@@ -49,7 +49,7 @@ def differing(before: dict[str, Any], config: RunConfig, contents: dict[str, str
 
     Args:
         before: what `identity` gave when the run began; a key that did not exist then counts as its default.
-        config: the run as it is asked for now.
+        config: the present configuration of the run.
         contents: of it.
     """
     now = identity(config, contents)
