@@ -65,17 +65,13 @@ class BatchNorm(keras.layers.BatchNormalization):
         values = ops.cast(inputs, self.compute_dtype)
         axis = self.axis % len(inputs.shape)
         others = [i for i in range(len(inputs.shape)) if i != axis]
-        # A variance about each replica's own mean, then of the means: E[x²] - E[x]² loses digits where the mean is large.
+        # Variances about each replica's mean, then of the means: mean(x²) - mean² loses digits where the mean is large.
         each = replica.all_gather(ops.stack(ops.moments(values, axes=others))[None])  # (R, 2, C)
         mean = ops.mean(each[:, 0], axis=0)
         variance = ops.mean(each[:, 1] + ops.square(each[:, 0] - mean), axis=0)
-        outputs = ops.batch_normalization(
-            values,
-            mean,
-            variance,
-            axis=self.axis,
-            offset=self.beta if self.center else None,
-            scale=self.gamma if self.scale else None,
-            epsilon=self.epsilon,
-        )
+        shape = [-1 if i == axis else 1 for i in range(len(inputs.shape))]
+        factor = ops.rsqrt(variance + self.epsilon)
+        factor = factor * self.gamma if self.scale else factor
+        outputs = (values - ops.reshape(mean, shape)) * ops.reshape(factor, shape)
+        outputs = outputs + ops.reshape(self.beta, shape) if self.center else outputs
         return ops.cast(outputs, inputs.dtype), mean, variance
