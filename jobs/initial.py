@@ -62,13 +62,18 @@ def _checked(file: Path) -> Path:
 def _check_structure(config: RunConfig, folder: RunFolder) -> None:
     theirs: Any = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
     ours = to_dict(config)["encoder"]
-    differing = [
-        f"encoder.{key} is {theirs['encoder'][key]} there and {value} here"
+    differing = {
+        key: theirs["encoder"][key]
         for key, value in ours.items()
         if key not in _NOT_STRUCTURE and theirs["encoder"].get(key, value) != value
-    ]
+    }
     if differing:
-        raise ConfigError(f"encoder.init={config.encoder.init}: {'; '.join(differing)}; expected the same")
+        facts = "; ".join(f"encoder.{key} is {value} there and {ours[key]} here" for key, value in differing.items())
+        words = " ".join(f"encoder.{key}={value}" for key, value in differing.items() if key != "name")
+        group = f"encoder={differing['name']} " if "name" in differing else ""
+        raise ConfigError(
+            f"encoder.init={config.encoder.init}: {facts}; expected the same: add {group}{words}".rstrip()
+        )
 
 
 def check_held_out(initial: Path, split: Split, fingerprint: str) -> None:

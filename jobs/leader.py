@@ -69,18 +69,18 @@ class Leader:
     def introduce(self, replicas: int, streams: dict[str, Any], build_seconds: float) -> None:
         """Says what is about to run, and draws the gallery."""
         self._phases["build"] = build_seconds
-        config, plan = self._config, self._plan
+        config, plan, epochs = self._config, self._plan, self._config.trainer.epochs
         sizes = {"unlabelled": plan.unlabelled_batch, "labelled": plan.labelled_batch}
         batches = " + ".join(f"{sizes[pool]} {pool}" for pool in streams)
         self._say(
             f"{self._folder.name}: {config.method.name}, {config.encoder.name}, {config.dataset.name}; {replicas} "
-            f"replica{'s' * (replicas > 1)}, batches of {batches}, {config.trainer.epochs} epochs of "
+            f"replica{'s' * (replicas > 1)}, batches of {batches}, {epochs} epoch{'s' * (epochs > 1)} of "
             f"{plan.steps_per_epoch} steps"
         )
         if self._trainer.step:
             self._say(f"resuming after step {self._trainer.step} of {plan.total_steps}")
         if "labelled" in streams and streams["labelled"].repeats:
-            self._say("some class has fewer labelled images than a batch takes of it: batches repeat images")
+            self._say(f"trainer.labelled_batch={plan.labelled_batch}: more of a class than is labelled; batches repeat")
         if not len(self._split.validation):
             self._say("no validation labels: the last epoch is kept; dataset.validation_per_class=5 keeps the best")
         draw_gallery(gallery_columns(config, self._store, self._split), self._folder.path / "gallery.png")

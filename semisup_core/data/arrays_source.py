@@ -62,8 +62,8 @@ def array_source(
         images: (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8.
         labels: (N,) integers, -1 = no label.
         image_size: height and width of the stored images; see `images.from_pixels`.
-        splits: (N,) of "train", "test" and "unlabelled"; None = all for training. An image without a label is an
-            unlabelled one, and the label of an unlabelled image is not used.
+        splits: (N,) of "train", "test" and "unlabelled"; None = all for training. A training image without a label is
+            an unlabelled one, and the label of an unlabelled image is not used.
         class_names: (C,) names of labels 0 .. C-1; None = the numbers that occur.
 
     Raises:
@@ -97,6 +97,13 @@ def _source(
     origins = _origins(splits, count)
     if (known < -1).any():
         raise DataError(f"labels: expected -1 (no label) or a class number, got {known.min()}")
+    mute = np.flatnonzero((known < 0) & (origins == Origin.TEST))
+    if len(mute):
+        first = ", ".join(f"images[{row}]" for row in mute[:5])
+        raise DataError(
+            f"{len(mute):,} images for test without a label; give one, or make them unlabelled: {first}"
+            f"{', …' * (len(mute) > 5)}"
+        )
     origins[(known < 0) & (origins == Origin.TRAIN)] = Origin.UNLABELLED
     known[origins == Origin.UNLABELLED] = -1
     names, numbers = _named(known, class_names)

@@ -56,7 +56,8 @@ def csv_file(path: str | Path, image_size: int) -> Found:
         content = file.read_bytes()
         rows = list(_rows(file, content.decode("utf-8-sig")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path} as a CSV file of path,label[,split] in UTF-8: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"cannot read {path} as a CSV file of path,label[,split] in UTF-8: {why}; check it") from error
     if not rows:
         raise DataError(f"{path} names no image; expected a line path,label[,split] for each under its header")
     _check_rows(file, rows)

@@ -65,8 +65,8 @@ def test_a_run_that_is_not_finished_is_refused(storage):
 @pytest.mark.parametrize(
     "word, differs",
     [
-        ("encoder.width=16", "encoder.width is 8 there and 16 here"),
-        ("encoder=resnet18", "encoder.name is conv there and resnet18 here"),
+        ("encoder.width=16", "encoder.width is 8 there and 16 here; expected the same: add encoder.width=8$"),
+        ("encoder=resnet18", "encoder.name is conv there and resnet18 here.*: add encoder=conv"),
     ],
 )
 def test_another_structure_is_refused_before_anything_starts(storage, word, differs):

@@ -61,6 +61,7 @@ def test_without_splits_everything_is_for_training():
         ({"labels": LABELS - 1}, ["labels: expected -1", "got -2"]),
         ({"splits": SPLITS[:2]}, ["splits: expected 6 texts"]),
         ({"splits": np.where(SPLITS == "test", "valid", SPLITS)}, ["train, test, unlabelled", "got 'valid'"]),
+        ({"splits": np.full(6, "test")}, ["1 images for test without a label", "images[2]"]),
         ({"class_names": ["a", "b", "c"]}, ["label from 0 to 3", "got 3 names"]),
         ({"class_names": ["a", "b", "a", "c"]}, ["got 4 names, 3 of them different"]),
         ({"splits": np.full(6, "unlabelled")}, ["at least two classes in arrays"]),
