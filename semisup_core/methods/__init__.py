@@ -98,9 +98,59 @@ class SuncetParams(Settings):
     projection: tuple[int, ...] = setting((), at_least=1)
 
 
+@dataclass(frozen=True)
+class MocoParams(Settings):
+    """Settings of `moco`.
+
+    `temperature` divides cosine similarities; `momentum` is the share that the key network keeps of itself at each
+    step; `queue_size` keys of earlier batches are the negatives; `projection` lists the widths of the projection head.
+    """
+
+    pools: ClassVar[tuple[str, ...]] = ("unlabelled",)
+    has_classifier: ClassVar[bool] = False
+    name: str = "moco"
+    temperature: float = setting(0.2, above=0.0, at_most=10.0)
+    momentum: float = setting(0.99, at_least=0.0, at_most=1.0)
+    queue_size: int = setting(4096, at_least=1)
+    projection: tuple[int, ...] = setting((2048, 128), at_least=1)
+
+
+@dataclass(frozen=True)
+class ByolParams(Settings):
+    """Settings of `byol`.
+
+    `momentum` is the share that the target network keeps of itself at the first step (it rises to 1); `projection`
+    lists the widths of the projection head; `prediction` the hidden widths of the head behind it.
+    """
+
+    pools: ClassVar[tuple[str, ...]] = ("unlabelled",)
+    has_classifier: ClassVar[bool] = False
+    name: str = "byol"
+    momentum: float = setting(0.99, at_least=0.0, at_most=1.0)
+    projection: tuple[int, ...] = setting((4096, 256), at_least=1)
+    prediction: tuple[int, ...] = setting((4096,), at_least=1)
+
+
+@dataclass(frozen=True)
+class FixmatchParams(Settings):
+    """Settings of `fixmatch`.
+
+    `threshold` is the probability from which a prediction counts as a label; `unlabelled_weight` scales its loss.
+    """
+
+    pools: ClassVar[tuple[str, ...]] = ("unlabelled", "labelled")
+    has_classifier: ClassVar[bool] = True
+    name: str = "fixmatch"
+    threshold: float = setting(0.95, at_least=0.0, at_most=1.0)
+    unlabelled_weight: float = setting(1.0, at_least=0.0)
+
+
 METHODS: dict[str, tuple[type, str]] = {
+    "byol": (ByolParams, "semisup_core.methods.byol:Byol"),
     "cross_entropy": (CrossEntropyParams, "semisup_core.methods.cross_entropy:CrossEntropy"),
+    "fixmatch": (FixmatchParams, "semisup_core.methods.fixmatch:Fixmatch"),
     "info_nce": (InfoNCEParams, "semisup_core.methods.info_nce:InfoNCE"),
+    "moco": (MocoParams, "semisup_core.methods.moco:Moco"),
     "paws": (PawsParams, "semisup_core.methods.paws:Paws"),
     "simclr": (SimclrParams, "semisup_core.methods.simclr:Simclr"),
     "suncet": (SuncetParams, "semisup_core.methods.suncet:Suncet"),

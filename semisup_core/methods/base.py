@@ -151,6 +151,8 @@ def encode_views(encoder: keras.Model, views: list[Tensor]) -> list[Tensor]:
     Returns:
         One (n_i, D) tensor a view.
     """
+    if len(views) == 1:
+        return [encoder(views[0], training=True)]
     features = encoder(keras.ops.concatenate(views, axis=0), training=True)
     ends = [sum(view.shape[0] for view in views[: i + 1]) for i in range(len(views) - 1)]
     return keras.ops.split(features, ends, axis=0)

@@ -24,19 +24,20 @@ class Case:
     def images(*counts):
         return [np.random.default_rng(i).uniform(-1, 1, (n, *SHAPE)) for i, n in enumerate(counts)]
 
-    def features(self, images):
-        """What the encoder and the head make of all views as one batch, a list like `images`."""
+    def features(self, images, network="", heads=("projection",)):
+        """What a network's encoder and heads make of all views as one batch, a list like `images`."""
         views = np.concatenate(images)
-        kernel, bias = (variable.numpy() for variable in self.method.modules["encoder"].trainable_variables)
+        kernel, bias = (variable.numpy() for variable in self.method.modules[f"{network}encoder"].variables)
         rows = views.reshape(len(views), -1) @ kernel + bias
-        if "projection" in self.method.modules:
-            rows = self._projected(rows)
+        for head in heads:
+            if f"{network}{head}" in self.method.modules:
+                rows = self._projected(rows, self.method.modules[f"{network}{head}"])
         return np.split(rows, np.cumsum([len(part) for part in images])[:-1])
 
-    def _projected(self, rows):
-        layers = self.method.modules["projection"].layers
-        for layer in layers:
-            values = [variable.numpy() for variable in layer.trainable_variables]
+    @staticmethod
+    def _projected(rows, head):
+        for layer in head.layers:
+            values = [variable.numpy() for variable in layer.variables]
             if isinstance(layer, keras.layers.Dense):
                 rows = rows @ values[0] + (values[1] if layer.use_bias else 0)
             elif isinstance(layer, keras.layers.BatchNormalization):
@@ -53,22 +54,38 @@ class Case:
             images: view name -> list of arrays.
             labels: of the labelled views, or None.
         """
+        loss, metrics, _ = self._loss(images, labels)
+        assert loss.shape == ()
+        return float(loss), {name: float(value) for name, value in metrics.items()}
+
+    def _loss(self, images, labels):
         tensors = {name: tuple(map(tf.constant, views)) for name, views in images.items()}
         labels = None if labels is None else tf.constant(labels, tf.int32)
-        batch = Batch(tensors, labels, {})
-        loss, metrics, carry = self.method.loss(batch, Progress(tf.constant(0), tf.constant(0.0)), Replica())
-        assert carry == {} and loss.shape == ()
-        return float(loss), {name: float(value) for name, value in metrics.items()}
+        return self.method.loss(Batch(tensors, labels, {}), progress(0.0), Replica())
+
+    def after_update(self, images, fraction=0.0):
+        """What follows an update, with what the loss of these images carries."""
+        _, _, carry = self._loss(images, None)
+        self.method.after_update(carry, progress(fraction), Replica())
 
     def gradients(self, images, labels=None):
         variables = [v.value for module in self.method.modules.values() for v in module.trainable_variables]
-        tensors = {name: tuple(map(tf.constant, views)) for name, views in images.items()}
-        labels = None if labels is None else tf.constant(labels, tf.int32)
         with tf.GradientTape() as tape:
-            loss, _, _ = self.method.loss(
-                Batch(tensors, labels, {}), Progress(tf.constant(0), tf.constant(0.0)), Replica()
-            )
+            loss, _, _ = self._loss(images, labels)
         return tape.gradient(loss, variables)
+
+    def perturb_teacher(self):
+        """Moves the teacher's weights away from the student's."""
+        draws = np.random.default_rng(7)
+        for name, module in self.method.modules.items():
+            if name.startswith("teacher_"):
+                for variable in module.variables:
+                    if "moving" not in variable.name:
+                        variable.assign(variable.numpy() + draws.normal(0, 0.1, variable.shape))
+
+
+def progress(fraction):
+    return Progress(tf.constant(0), tf.constant(fraction))
 
 
 def similarity(a, b, temperature):
