@@ -88,7 +88,7 @@ class Trainer:
         Raises:
             NumericalError: names the first variable that is not finite.
         """
-        for name, variable in self._variables().items():
+        for name, variable in self.variables().items():
             if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
                 raise NumericalError(f"after step {self.step} the variable {name} is not finite")
 
@@ -151,7 +151,7 @@ class Trainer:
 
     def state(self) -> dict[str, np.ndarray]:
         """All that training changes, as arrays by name: `MODULE/INDEX/NAME`."""
-        return {name: keras.ops.convert_to_numpy(variable) for name, variable in self._variables().items()}
+        return {name: keras.ops.convert_to_numpy(variable) for name, variable in self.variables().items()}
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         """Takes over what `state` returned at `step`.
@@ -159,7 +159,7 @@ class Trainer:
         Raises:
             ValueError: names or shapes differ from this trainer's, which are listed.
         """
-        variables = self._variables()
+        variables = self.variables()
         wrong = sorted(set(state) ^ set(variables)) or [
             f"{name} {state[name].shape} instead of {tuple(variable.shape)}"
             for name, variable in variables.items()
@@ -171,7 +171,8 @@ class Trainer:
             variable.assign(state[name])
         self.step = step
 
-    def _variables(self) -> dict[str, Any]:
+    def variables(self) -> dict[str, Any]:
+        """Every variable that training changes, by name `MODULE/INDEX/NAME`."""
         modules = dict(self._method.modules)
         modules |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(self._optimizer.optimizers)}
         return {

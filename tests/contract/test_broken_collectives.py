@@ -1,0 +1,83 @@
+"""The equality tests can fail: whatever a distributed loss may forget makes two replicas another run."""
+
+from functools import partial
+
+import pytest
+import tensorflow as tf
+from small_runs import check_equal, outcome
+
+from semisup_core import layers
+from semisup_core.replica import Replica
+from semisup_core.similarity import at_least_float32
+
+STEPS = 3  # a local queue shows in the second loss, a wrong gradient too
+
+
+class OwnRows(Replica):
+    """Compares a replica's rows with each other only."""
+
+    def all_gather(self, values):
+        return at_least_float32(values)
+
+    def positions(self, rows):
+        return tf.range(rows)
+
+
+class OwnRowsAgain(Replica):
+    """Gathers the right number of rows, all of them its own."""
+
+    def all_gather(self, values):
+        return tf.concat([at_least_float32(values)] * self.count, axis=0)
+
+
+class OwnMean(Replica):
+    def mean(self, values):
+        return at_least_float32(values)
+
+
+class OwnSum(Replica):
+    def sum(self, values):
+        return at_least_float32(values)
+
+
+class NoDivision(Replica):
+    def scale(self, loss):
+        return loss
+
+
+def in_the_loss(broken, monkeypatch, run):
+    loss = run.method.loss
+    monkeypatch.setattr(run.method, "loss", lambda batch, progress, replica: loss(batch, progress, broken()))
+
+
+def in_batch_norm(broken, monkeypatch, run):
+    monkeypatch.setattr(layers, "Replica", broken)
+
+
+def in_the_trainer(broken, monkeypatch, run):
+    monkeypatch.setattr(run.trainer, "_replica", broken())
+
+
+CASES = {
+    "info_nce without the other replica's keys": ("info_nce", partial(in_the_loss, OwnRows)),
+    "simclr without the other replica's views": ("simclr", partial(in_the_loss, OwnRows)),
+    "suncet without the other replica's labels": ("suncet", partial(in_the_loss, OwnRows)),
+    "suncet with its own number of rows": ("suncet", partial(in_the_loss, OwnSum)),
+    "paws without the other replica's support": ("paws", partial(in_the_loss, OwnRows)),
+    "paws with its own mean under the entropy": ("paws", partial(in_the_loss, OwnMean)),
+    "moco with its own keys in the queue": ("moco", partial(in_the_loss, OwnRowsAgain)),
+    "BatchNorm with its own mean": ("byol", partial(in_batch_norm, OwnMean)),
+    "cross_entropy without 1/R": ("cross_entropy", partial(in_the_trainer, NoDivision)),
+    "fixmatch clipped by its own norm": ("fixmatch", partial(in_the_trainer, OwnSum)),
+}
+
+
+@pytest.mark.parametrize("method, breaks", CASES.values(), ids=CASES)
+def test_a_broken_collective_is_noticed(training, monkeypatch, method, breaks):
+    eager = ["debug.eager=true"]  # for a few steps, tracing costs more than it saves
+    one = outcome(training(method, overrides=eager), STEPS)
+    check_equal(outcome(training(method, replicas=2, overrides=eager), STEPS), one)
+    run = training(method, replicas=2, overrides=eager)
+    breaks(monkeypatch, run)
+    with pytest.raises(AssertionError, match=r"\b(loss|weights)\b"):
+        check_equal(outcome(run, STEPS), one)
