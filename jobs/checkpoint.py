@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from semisup_core.errors import DataError
+
 FORMAT_VERSION = 1
 _MANIFEST, _STATE, _META = "manifest.json", "state.npz", "meta.json"
 
@@ -84,6 +86,27 @@ def newest(folder: Path, say: Any = print) -> Checkpoint | None:
             return Checkpoint(path, json.loads((path / _META).read_text()))
         say(f"checkpoint {path.name} is not usable ({problem}); trying the one before")
     return None
+
+
+def check_format(folder: Path) -> None:
+    """Checks that a run can go on from its newest checkpoint, before anything in its folder is changed.
+
+    Args:
+        folder: the run's `checkpoints/`, which need not exist.
+
+    Raises:
+        DataError: one was written in another format; to go on from an older one, or anew, would throw it away.
+    """
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            version = json.loads((path / _MANIFEST).read_text())["format_version"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged, and passed over by `newest`
+        if version != FORMAT_VERSION:
+            raise DataError(
+                f"{path}: expected checkpoint format {FORMAT_VERSION}, got {version}; go on with the version that "
+                "wrote it (environment.json in the run folder names its commit), or start anew with resume=false"
+            )
 
 
 def usable(folder: Path, say: Any = print) -> list[Checkpoint]:

@@ -1,5 +1,6 @@
 """Workers under Ray Train, on a private local cluster or on one that is running."""
 
+import math
 import os
 import signal
 import socket
@@ -26,14 +27,20 @@ _PROBE_SECONDS = 5.0
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
-def run(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int], None], keep: bool = False) -> None:
+def run(
+    config: RunConfig,
+    folder: RunFolder,
+    store: Store,
+    begin: Callable[[dict[int, int]], None],
+    keep: bool = False,
+) -> None:
     """Trains under Ray Train and passes the workers' lines on.
 
     Args:
         config: the run.
         folder: on storage that every node reads and writes.
         store: the prepared store, likewise.
-        begin: called with the number of replicas once it is known that the workers can exist; describes the run.
+        begin: called with number of workers -> replicas once it is known that the workers can exist; describes the run.
         keep: leave the cluster connected for the next call, which then starts at once.
 
     Raises:
@@ -45,7 +52,7 @@ def run(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int
         _connect(config)
     try:
         cpus, gpus = _shares(config, _nodes())
-        begin(config.runtime.num_workers * max(gpus, 1))
+        begin({workers: workers * max(gpus, 1) for workers in config.runtime.workers})
         console = ray.remote(num_cpus=0)(Console).remote()
         printer = Printer(console)
         try:
@@ -69,6 +76,7 @@ def run(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int
 
 
 def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gpus: int, console: Any) -> Any:
+    workers = config.runtime.workers
     with stderr_aside():
         from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
 
@@ -82,7 +90,7 @@ def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gp
             "console": console,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.runtime.num_workers,
+            num_workers=workers[0] if len(workers) == 1 else (workers[0], workers[-1]),  # a pair is Ray's elastic range
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
         ),
@@ -184,16 +192,17 @@ def _shares(config: RunConfig, nodes: list[tuple[float, int]]) -> tuple[float, i
     Raises:
         ConfigError: the workers do not fit.
     """
-    chosen, workers = config.runtime, config.runtime.num_workers
+    chosen = config.runtime
     most_cpus, most_gpus = max(cpus for cpus, _ in nodes), max(gpus for _, gpus in nodes)
     gpu_choices = range(most_gpus, -1, -1) if chosen.gpus_per_worker is None else [chosen.gpus_per_worker]
     whole = [float(cpus) for cpus in range(int(most_cpus), 0, -1)]
-    parts = [most_cpus / n for n in range(2, workers + 1)]
+    parts = [_part(most_cpus, n) for n in range(2, chosen.workers[-1] + 1)]
     cpu_choices = [*whole, *parts] if chosen.cpus_per_worker is None else [chosen.cpus_per_worker]
     for gpus in gpu_choices:
-        for cpus in cpu_choices:
-            if _workers_that_fit(cpus, gpus, nodes) >= workers:
-                return cpus, gpus
+        for workers in reversed(chosen.workers):  # of a range, as many as fit now
+            for cpus in cpu_choices:
+                if _workers_that_fit(cpus, gpus, nodes) >= workers:
+                    return cpus, gpus
     asked = [
         f"runtime.{key}={value:g}"
         for key, value in (("cpus_per_worker", chosen.cpus_per_worker), ("gpus_per_worker", chosen.gpus_per_worker))
@@ -201,9 +210,15 @@ def _shares(config: RunConfig, nodes: list[tuple[float, int]]) -> tuple[float, i
     ]
     has = ", ".join(f"{cpus:g} cores and {gpus} GPUs" for cpus, gpus in nodes)
     raise ConfigError(
-        f"runtime.num_workers={workers}{' with ' if asked else ''}{' and '.join(asked)}: does not fit the cluster "
+        f"runtime.num_workers={chosen.asked}{' with ' if asked else ''}{' and '.join(asked)}: does not fit the cluster "
         f"(nodes of {has}); ask for less"
     )
+
+
+def _part(cpus: float, workers: int) -> float:
+    """The largest share of a node, in Ray's steps of 1e-4, that fits `workers` times as Ray's elastic range counts."""
+    share = math.floor(cpus / workers * 1e4) / 1e4
+    return share if cpus // share >= workers else round(share - 1e-4, 4)
 
 
 def _workers_that_fit(cpus: float, gpus: int, nodes: list[tuple[float, int]]) -> int:

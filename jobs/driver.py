@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jobs import checkpoint
 from jobs.errors import ConfigError, TrainingError
 from jobs.folder import RunFolder
 from jobs.identity import run_name
 from jobs.initial import check_held_out, content, initial_encoder
-from jobs.plan import make_plan
+from jobs.plan import check_workers
 from jobs.prepare import prepare_store, split_of
 from jobs.quiet import quiet_environment, stderr_aside
 from jobs.report import final_table
@@ -45,6 +46,7 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
     folder = RunFolder(Path(config.storage).expanduser().resolve() / run_name(config, contents))
     if config.resume:
         folder.check_identity(config, contents)
+        checkpoint.check_format(folder.checkpoints)
         summary = folder.finished()
         if summary and summary["complete"]:
             print(f"{folder.name} is finished; resume=false starts it anew\n{final_table(summary)}", flush=True)
@@ -55,9 +57,9 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
         if not config.resume and initial.parent == folder.path:
             raise ConfigError("encoder.init: is the run that resume=false would move aside; give this one another name")
 
-    def begin(replicas: int) -> None:
+    def begin(replicas: dict[int, int]) -> None:
         """The last check, then the first change to the storage."""
-        make_plan(config, split, len(store.class_names), replicas)
+        check_workers(config, split, len(store.class_names), replicas)
         aside = None if config.resume else folder.move_aside()
         if aside:
             print(f"resume=false: moved the earlier run to {aside}")
@@ -78,14 +80,14 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
     return summary
 
 
-def _run_here(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[int], None]) -> None:
+def _run_here(config: RunConfig, folder: RunFolder, store: Store, begin: Callable[[dict[int, int]], None]) -> None:
     with stderr_aside():
         import tensorflow as tf
 
         gpus = len(tf.config.list_physical_devices("GPU"))
     if gpus and config.debug.logical_devices > 1:
         raise ConfigError(f"debug.logical_devices: splits a CPU, and this machine has {gpus} GPU(s); leave it at 1")
-    begin(gpus or config.debug.logical_devices)
+    begin({1: gpus or config.debug.logical_devices})
     from jobs.runtime import LocalRuntime
     from jobs.worker import worker_loop
 

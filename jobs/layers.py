@@ -13,8 +13,8 @@ from jobs.schema import Groups
 from semisup_core.settings import nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-# Later files win, so the data set has the last word on what suits it.
-GROUP_ORDER = ("encoder", "augmentation", "method", "dataset", "runtime", "tracking")
+# Later files win: a data set says what suits it, and a method has the last word (FixMatch its ratio of batches).
+GROUP_ORDER = ("encoder", "augmentation", "dataset", "method", "runtime", "tracking")
 
 
 def members(group: str) -> list[str]:

@@ -67,6 +67,50 @@ def make_plan(config: RunConfig, split: Split, num_classes: int, replicas: int) 
     return Plan(unlabelled, labelled, classes, steps, steps * trainer.epochs, round(_warmup_epochs(config) * steps))
 
 
+def check_workers(config: RunConfig, split: Split, num_classes: int, replicas: dict[int, int]) -> None:
+    """Checks the plan with every number of workers that the run may have.
+
+    Args:
+        config: the run.
+        split: its rows.
+        num_classes: C.
+        replicas: number of workers -> R.
+
+    Raises:
+        ConfigError: as `make_plan`; where only some numbers fit, it names the longest ranges of those that do.
+    """
+    errors: dict[int, ConfigError] = {}
+    for workers, count in replicas.items():
+        try:
+            make_plan(config, split, num_classes, count)
+        except ConfigError as error:
+            errors[workers] = error
+    if not errors:
+        return
+    wrong = next(iter(errors))
+    if len(replicas) == 1:
+        raise errors[wrong]
+    ranges = _ranges([workers for workers in replicas if workers not in errors])
+    longest = max((len(fitting) for fitting in ranges), default=0)
+    fits = " or ".join(f"[{fitting[0]},{fitting[-1]}]" for fitting in ranges if len(fitting) == longest)
+    such_as = f"such as {fits}" if fits else "which none of these does"
+    raise ConfigError(
+        f"runtime.num_workers: expected a range in which every number of workers divides the batches, {such_as}, "
+        f"got {config.runtime.asked}; with {wrong}: {errors[wrong]}"
+    ) from errors[wrong]
+
+
+def _ranges(numbers: list[int]) -> list[list[int]]:
+    """Ascending numbers, split where one is missing."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][-1] == number - 1:
+            ranges[-1].append(number)
+        else:
+            ranges.append([number])
+    return ranges
+
+
 def _warmup_epochs(config: RunConfig) -> float:
     chosen = config.optimizer.warmup_epochs
     return min(_USUAL_WARMUP, config.trainer.epochs / 10) if chosen is None else chosen

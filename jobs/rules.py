@@ -32,9 +32,9 @@ def _check_place(config: RunConfig) -> None:
         )
     if "://" in config.storage:
         raise ConfigError(f"storage: expected a folder, got {config.storage}; object stores are not supported yet")
-    if config.runtime.name == "local" and config.runtime.num_workers > 1:
+    if config.runtime.name == "local" and config.runtime.workers[-1] > 1:
         raise ConfigError("runtime.num_workers: runtime=local is one process; use runtime=ray for several workers")
-    if config.debug.logical_devices > 1 and config.runtime.num_workers > 1:
+    if config.debug.logical_devices > 1 and config.runtime.workers[-1] > 1:
         raise ConfigError("debug.logical_devices: splits the CPU of one worker; set runtime.num_workers=1")
 
 

@@ -119,14 +119,37 @@ class CheckpointConfig(Settings):
 
 @dataclass(frozen=True)
 class RuntimeConfig(Settings):
-    """Where the workers run; None derives a fair share of what the cluster has."""
+    """Where the workers run; None derives a fair share of what the cluster has.
+
+    `num_workers` is a number, or [fewest, most]: then Ray runs as many as the cluster has room for at the moment.
+    """
 
     name: str = setting("ray", one_of=("local", "ray"))
-    num_workers: int = setting(1, at_least=1)
+    num_workers: Any = 1
     cpus_per_worker: float | None = setting(None, above=0.0)
     gpus_per_worker: int | None = setting(None, at_least=0)
     max_failures: int = setting(3, at_least=-1)
     address: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the ranges, and that `num_workers` is one number or two."""
+        super().__post_init__()
+        given = self.num_workers
+        numbers = given if isinstance(given, tuple) and len(given) == 2 else (given, given)
+        if not all(type(number) is int and number >= 1 for number in numbers) or numbers[0] > numbers[1]:
+            raise ValueError(f"num_workers: expected a number of at least 1, or [fewest, most], got {self.asked}")
+
+    @property
+    def asked(self) -> str:
+        """`num_workers` as a user writes it."""
+        given = self.num_workers
+        return f"[{','.join(map(str, given))}]" if isinstance(given, tuple) else repr(given)
+
+    @property
+    def workers(self) -> range:
+        """The numbers of workers that the run may have."""
+        given = self.num_workers
+        return range(given[0], given[1] + 1) if isinstance(given, tuple) else range(given, given + 1)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jobs import checkpoint
+from semisup_core.errors import DataError
 
 STATE = {"encoder/000/kernel": np.arange(6.0).reshape(2, 3), "optimizer0/000/iteration": np.int64(7)}
 
@@ -41,7 +42,6 @@ def flip_byte(path):
         (lambda path: (path / "meta.json").unlink(), "meta.json"),
         (lambda path: (path / "manifest.json").unlink(), "manifest.json"),
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json"),
-        (lambda path: (path / "manifest.json").write_text(json.dumps({"format_version": 99, "files": {}})), "99"),
     ],
 )
 def test_a_damaged_newest_one_is_named_and_the_one_before_is_used(tmp_path, damage, words):
@@ -51,6 +51,15 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_is_used(tmp_path, dama
     assert checkpoint.newest(tmp_path, said.append).step == 10
     assert len(said) == 1 and "step-000000020" in said[0] and words in said[0]
     assert checkpoint.open_step(tmp_path, 20) is None and checkpoint.open_step(tmp_path, 10).step == 10
+
+
+def test_another_format_is_refused(tmp_path):
+    saved(tmp_path, 10)
+    checkpoint.check_format(tmp_path)
+    manifest = saved(tmp_path, 20).path / "manifest.json"
+    manifest.write_text(json.dumps({"format_version": 99, "files": {}}))
+    with pytest.raises(DataError, match="step-000000020.*format 1, got 99.*resume=false"):
+        checkpoint.check_format(tmp_path)
 
 
 def test_prune_keeps_the_newest_and_the_best_and_removes_leftovers(tmp_path):

@@ -91,6 +91,14 @@ def test_an_interrupt_ends_the_run_with_130_and_it_can_be_resumed(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_range_of_workers_takes_what_the_cluster_has_room_for(cli, tmp_path):
+    done = cli("jobs.train", f"storage={tmp_path}", "name=range", "runtime.num_workers=[1,2]", *SMALL, timeout=380)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "; 2 replicas," in done.stdout
+    assert json.loads((tmp_path / "range" / "summary.json").read_text())["complete"]
+
+
+@pytest.mark.slow
 def test_the_stages_of_a_pipeline_share_one_cluster(cli, tmp_path):
     done = cli("jobs.pipeline", "method=simclr", f"storage={tmp_path}", "name=all", *SMALL, timeout=380)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -103,12 +111,18 @@ def test_the_stages_of_a_pipeline_share_one_cluster(cli, tmp_path):
     [
         ([(2, 0)], [], (2, 0)),
         ([(2, 0)], ["runtime.num_workers=2"], (1, 0)),
-        ([(2, 0)], ["runtime.num_workers=3"], (2 / 3, 0)),
+        ([(2, 0)], ["runtime.num_workers=3"], (0.6666, 0)),
         ([(32, 8)] * 4, [], (32, 8)),
         ([(32, 8)] * 4, ["runtime.num_workers=8"], (16, 4)),
         ([(4, 0), (8, 1), (8, 1)], ["runtime.num_workers=2"], (8, 1)),
         ([(2, 0)], ["runtime.cpus_per_worker=0.5", "runtime.num_workers=4"], (0.5, 0)),
+        ([(2, 0)], ["runtime.num_workers=[1,2]"], (1, 0)),
+        ([(32, 8)] * 4, ["runtime.num_workers=[2,6]"], (32, 8)),
+        ([(8, 1)], ["runtime.num_workers=[1,4]"], (8, 1)),
+        ([(2, 0)], ["runtime.num_workers=[4,5]"], (0.3999, 0)),  # 2 // 0.4 is 4, and so would Ray count
+        ([(8, 0)], ["runtime.num_workers=[1,4]", "runtime.cpus_per_worker=3"], (3, 0)),
         ([(2, 0)], ["runtime.cpus_per_worker=2", "runtime.num_workers=2"], None),
+        ([(2, 0)], ["runtime.cpus_per_worker=2", "runtime.num_workers=[2,4]"], None),
         ([(8, 1), (8, 1)], ["runtime.gpus_per_worker=2"], None),
     ],
 )
