@@ -62,7 +62,7 @@ def test_the_encoder_is_trained_at_its_share_of_the_rate(training, saved):
 
 def test_nothing_to_train_is_an_error(training, saved):
     with pytest.raises(ConfigError, match="encoder.trainable=false: info_nce has nothing else to train"):
-        training("info_nce", initial=saved[0], overrides=["encoder.trainable=false"])
+        training("info_nce", initial=saved[0], overrides=["encoder.trainable=false", "method.projection=[]"])
 
 
 def test_an_encoder_of_another_shape_is_refused_by_its_shapes(training, saved):
