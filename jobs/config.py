@@ -93,9 +93,17 @@ def _schema(layers: list[tuple[str, DictConfig]]) -> DictConfig:
     sections = {name: OmegaConf.structured(cls) for name, cls in _SECTIONS.items()}
     OmegaConf.set_struct(schema, False)
     for name, section in {**sections, **chosen}.items():
-        OmegaConf.set_readonly(section, False)
         schema[name] = section
+    _make_writable(schema)
     return schema
+
+
+def _make_writable(node: DictConfig) -> None:
+    """Frozen dataclasses become nodes that can be merged into."""
+    OmegaConf.set_readonly(node, False)
+    for key in map(str, node):
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _make_writable(node[key])
 
 
 def _merge(schema: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConfig:
@@ -121,7 +129,7 @@ def _merge(schema: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConf
             if key in asked:
                 continue
             try:
-                merged = _mapping(OmegaConf.merge(merged, _only(layer, key)))
+                merged.merge_with(_only(layer, key))  # in place: a merge of two copies the whole schema for every key
             except OmegaConfBaseException as error:
                 raise ConfigError(f"{key} (in {origin}): {one_line(error)}") from error
     if missing:
@@ -136,12 +144,6 @@ def _only(layer: DictConfig, key: str) -> DictConfig:
     single = OmegaConf.create()
     OmegaConf.update(single, key, OmegaConf.select(layer, key), merge=False, force_add=True)
     return single
-
-
-def _mapping(config: Any) -> DictConfig:
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"expected a mapping of keys to values, got {config}")
-    return config
 
 
 def flat(config: Any, prefix: str = "") -> list[str]:

@@ -1,6 +1,7 @@
 """The YAML layers of a configuration: which files, in which order, and what the command line picks."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,4 +105,6 @@ def _member(group: str, name: str) -> DictConfig:
 def one_line(error: Exception) -> str:
     """The words of an OmegaConf or YAML error on one line, without its own account of the place."""
     text = " ".join(str(error).split("\n    full_key")[0].split())
-    return text.replace("Value '$VALUE' of type '$VALUE_TYPE'", "an entry of the list")
+    return re.sub(
+        r"Value '(\$VALUE|None)' of type '(\$VALUE_TYPE|NoneType)'", "an entry of the list", text
+    )  # OmegaConf names no value there

@@ -7,9 +7,6 @@ from functools import cache
 import keras
 import tensorflow as tf
 
-# How long a collective waits for the other processes before it fails instead of hanging for ever.
-_COLLECTIVE_TIMEOUT_SECONDS = 600
-
 
 def set_precision(precision: str) -> None:
     """Sets the precision of all layers built from now on.
@@ -52,8 +49,9 @@ def make_strategy(world_size: int = 1, logical_devices: int = 1) -> tf.distribut
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if world_size > 1:
-        options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=_COLLECTIVE_TIMEOUT_SECONDS)
-        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+        # No timeout for collectives: TensorFlow holds a thread for each until its timeout is over, whether or not it
+        # is done long before, and a run of a few hundred steps would use up the threads of the machine.
+        return tf.distribute.MultiWorkerMirroredStrategy()
     os.environ.pop("TF_CONFIG", None)
     if gpus and logical_devices > 1:
         raise ValueError(f"expected no GPU when the CPU is split into {logical_devices}, found {len(gpus)}")

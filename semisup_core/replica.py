@@ -44,7 +44,11 @@ class Replica:
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over replicas, same shape, at least float32; differentiable."""
-        values = at_least_float32(values)
+        return self.sums([values])[0]
+
+    def sums(self, values: list[Tensor]) -> list[Tensor]:
+        """The sum over replicas of each tensor of a list, all sent together."""
+        values = [at_least_float32(value) for value in values]
         return values if self.count == 1 else self._context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
     def mean(self, values: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ class Trainer:
         if self._clip is None:
             return gradients
         taking_part = [i for i, clipped in enumerate(self._optimizer.clipped) if clipped]
-        total = [self._replica.sum(gradients[i]) for i in taking_part]
+        total = self._replica.sums([gradients[i] for i in taking_part])
         clipped, _ = tf.clip_by_global_norm(total, self._clip)
         result = list(gradients)
         for i, gradient in zip(taking_part, clipped, strict=True):

@@ -134,29 +134,33 @@ def check_equal(many, one):
     assert not different, f"copies differ: {different}"
 
 
-def run_cases(cases, folder, store_path, strategy, rank=0, world_size=1):
-    """Runs every case and writes its outcome in this process.
+def run_job(job, rank=0, world_size=1):
+    """Runs every case of a job and writes its outcome in this process.
 
     Args:
-        cases: name -> command line.
-        folder: gets CASE.rankN.npz.
-        store_path: of the prepared store.
-        strategy: one for all cases; a process can have no second one over the same devices.
+        job: "cases", name -> command line; "folder", which gets CASE.rankN.npz and threads.rankN, how many threads this
+            process has in the end; "store", the path of the prepared store; "logical_devices"; "optimize_graphs".
         rank: of this process.
         world_size: processes.
     """
     import keras
+    import tensorflow as tf
 
     from jobs.config import load
     from semisup_core.data.store import open_store
+    from semisup_core.devices import make_strategy, set_precision
 
-    store = open_store(Path(store_path))
-    for name, line in cases.items():
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not job["optimize_graphs"]})
+    set_precision("float64")
+    strategy = make_strategy(world_size, job.get("logical_devices", 1))  # a process can have no second one
+    store, folder = open_store(Path(job["store"])), Path(job["folder"])
+    for name, line in job["cases"].items():
         keras.utils.clear_session()  # graphs of the case before would fill the memory
         ended = outcome(SmallRun(load(line), store, strategy, rank=rank, world_size=world_size))
         arrays = {f"{i}:{key}": value for i, copy in enumerate(ended.replicas) for key, value in copy.items()}
         logs = {f"logs:{key}": value for key, value in ended.logs.items()}
-        np.savez(Path(folder) / f"{name}.rank{rank}.npz", **logs, **arrays)
+        np.savez(folder / f"{name}.rank{rank}.npz", **logs, **arrays)
+    (folder / f"threads.rank{rank}").write_text(str(len(os.listdir("/proc/self/task"))))
 
 
 def read_outcome(folder, case):
@@ -175,16 +179,11 @@ def read_outcome(folder, case):
 
 def main(job_file):
     """One process of a job; its place among several stands where tf.distribute looks for it."""
-    job = json.loads(Path(job_file).read_text())
-    from semisup_core.devices import make_strategy, set_precision
-
     rank, world_size = 0, 1
     if "TF_CONFIG" in os.environ:
         task = json.loads(os.environ["TF_CONFIG"])
         rank, world_size = task["task"]["index"], len(task["cluster"]["worker"])
-    set_precision("float64")
-    strategy = make_strategy(world_size, job["logical_devices"])
-    run_cases(job["cases"], job["folder"], job["store"], strategy, rank, world_size)
+    run_job(json.loads(Path(job_file).read_text()), rank, world_size)
 
 
 if __name__ == "__main__":
