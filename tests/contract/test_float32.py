@@ -73,3 +73,22 @@ def test_twenty_steps_of_conv(training, method, norm):
     one.run(STEPS)
     two.run(STEPS)
     assert distance(two.weights(), one.weights()) <= (1e-4 if norm else 1e-5)
+
+
+@pytest.mark.slow
+def test_a_deep_network_at_the_usual_rate_magnifies_rounding_on_one_device_too(training):
+    # Why small_runs.py gives the deep networks a smaller rate.
+    one, other = (
+        training("info_nce", encoder="resnet50", overrides=["optimizer.learning_rate=1e-3"]) for _ in range(2)
+    )
+    random = np.random.default_rng(0)
+    for name, variable in other.trainer.variables().items():
+        if not name.startswith("optimizer"):
+            values = np.asarray(variable)
+            variable.assign(values * (1 + 1e-15 * random.standard_normal(values.shape)))
+    distances = []
+    for steps in (1, STEPS - 1):
+        one.run(steps)
+        other.run(steps)
+        distances.append(distance(other.weights(), one.weights()))
+    assert distances[0] < 1e-13 and distances[1] > 1e-6
