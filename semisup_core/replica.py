@@ -1,8 +1,8 @@
 """Replicas as the maths sees them; the only user of tf.distribute contexts in the library.
 
 A loss receives a `Replica` and compares its own rows with gathered ones. Three rules keep R replicas equal to one:
-the loss a method returns is the mean over its own rows, `Replica.scale` divides it by R (the Keras optimiser sums
-gradients over replicas), and whatever is averaged before a non-linear function is averaged over all replicas first.
+the loss a method returns is the mean over its own rows, `Replica.scale` divides it by R (the trainer sums gradients
+over replicas), and whatever is averaged before a non-linear function is averaged over all replicas first.
 """
 
 from typing import Any
@@ -75,7 +75,7 @@ class Replica:
         return self.index * rows + tf.range(rows)
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss divided by R: the Keras optimiser sums the replicas' gradients, and we want their mean."""
+        """The loss divided by R: the trainer sums the replicas' gradients, and we want their mean."""
         return loss / self.count
 
     @property

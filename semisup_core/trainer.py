@@ -109,7 +109,7 @@ class Trainer:
             loss, metrics, carry = self._method.loss(batch, progress, self._replica)
             scaled = self._replica.scale(loss)
         gradients = tape.gradient(scaled, [variable.value for variable in self._optimizer.variables])
-        self._optimizer.apply(self._clipped(gradients))
+        self._optimizer.apply(self._clipped(self._replica.sums(gradients)))
         self._method.after_update(carry, progress, self._replica)
         logged = {"loss": loss, **metrics}
         self._names = list(logged)
@@ -138,15 +138,13 @@ class Trainer:
         return Batch(images, elements.get("labels"), rows)
 
     def _clipped(self, gradients: list[Tensor]) -> list[Tensor]:
-        """Clips the gradient of the global batch; the optimiser then sums R equal parts of it."""
         if self._clip is None:
             return gradients
         taking_part = [i for i, clipped in enumerate(self._optimizer.clipped) if clipped]
-        total = self._replica.sums([gradients[i] for i in taking_part])
-        clipped, _ = tf.clip_by_global_norm(total, self._clip)
+        clipped, _ = tf.clip_by_global_norm([gradients[i] for i in taking_part], self._clip)
         result = list(gradients)
         for i, gradient in zip(taking_part, clipped, strict=True):
-            result[i] = self._replica.scale(gradient)
+            result[i] = gradient
         return result
 
     def state(self) -> dict[str, np.ndarray]:

@@ -111,10 +111,8 @@ class TestGroupOptimizer:
         decay = 0.0 if name == "adam" else DECAY
         kernel = RULES[name](START[0], GRADIENTS[0], RATE, 2, decay)
         bias = RULES[name](START[1], GRADIENTS[1], RATE * 0.25, 2, 0.0)
-        # 1e-5: Keras rounds the momentum and the betas to float32, whatever the precision of the variables.
-        assert np.allclose(variables[0], kernel, rtol=1e-5, atol=0) and np.allclose(
-            variables[1], bias, rtol=1e-5, atol=0
-        )
+        assert np.allclose(variables[0], kernel, rtol=1e-12, atol=0)
+        assert np.allclose(variables[1], bias, rtol=1e-12, atol=0)
 
     def test_first_step_by_hand(self):
         optimizer, variables = make("sgd", momentum=0.0)

@@ -107,7 +107,7 @@ def test_mean_where_of_nothing_is_zero(run):
 
 @pytest.mark.parametrize("keep", [[[1, 0, 0], [1, 1, 1]], [[0, 0, 0], [0, 1, 1]]], ids=["1 and 3", "0 and 2"])
 def test_gradient_of_mean_where_is_that_of_one_device(run, rows, keep):
-    """The optimiser sums what the replicas return, so under `scale` the sum must be the gradient of one device."""
+    """The trainer sums what the replicas return, so under `scale` the sum must be the gradient of one device."""
     keep, weight = np.array(keep, bool), tf.constant([0.3, -1.2, 0.7, 2.0], tf.float64)
 
     def gradient(share, kept):
