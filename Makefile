@@ -29,7 +29,7 @@ test: $(STAMP) ## all tests that guard main
 	@$(PY) -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(STAMP) ## the tests that take longer than a contributor waits for
-	@$(PY) -m pytest -m slow $(ARGS)
+	@$(PY) -m pytest -m slow -n 2 --dist loadgroup --durations=60 $(ARGS)
 
 lint: $(STAMP) ## style and import rules, without changing anything
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
