@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jobs.folder import write_text
+from jobs.storage import Storage
 from semisup_core.data.splits import Split
 from semisup_core.data.store import Store
 from semisup_core.evaluation.protocols import DESCRIPTIONS, Measured
@@ -15,7 +16,7 @@ _PIXELS = "pixels in 0-1, averaged down to at most 32 a side"  # what `evaluatio
 
 
 def pixel_baselines(
-    storage: Path,
+    storage: Storage,
     store: Store,
     split: Split,
     pool: str,
@@ -25,7 +26,7 @@ def pixel_baselines(
     """The results under each protocol, read where they were measured before.
 
     Args:
-        storage: the folder of the runs.
+        storage: of the runs.
         store: the images.
         split: the bank and the pool.
         pool: what is measured on.
@@ -36,18 +37,21 @@ def pixel_baselines(
         One entry a protocol, in order; "classifier", which pixels do not have, is left out.
     """
     wanted = [protocol for protocol in protocols if protocol != "classifier"]
-    files = {protocol: _file(storage, store, split, pool, protocol) for protocol in wanted}
+    files = {protocol: _file(storage.root, store, split, pool, protocol) for protocol in wanted}
+    for file in files.values():
+        storage.fetch(file)
     known = {protocol: found for protocol, file in files.items() if (found := _read(file))}
     for measured in measure([protocol for protocol in wanted if protocol not in known]):
         known[measured.protocol] = measured
         files[measured.protocol].parent.mkdir(parents=True, exist_ok=True)
         write_text(files[measured.protocol], json.dumps(measured._asdict(), indent=1))
+        storage.send(files[measured.protocol])
     return [known[protocol] for protocol in wanted]
 
 
-def _file(storage: Path, store: Store, split: Split, pool: str, protocol: str) -> Path:
+def _file(root: Path, store: Store, split: Split, pool: str, protocol: str) -> Path:
     key = json.dumps([store.fingerprint, split.hash, pool, _PIXELS, DESCRIPTIONS[protocol]])
-    return storage / FOLDER / f"{protocol}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    return root / FOLDER / f"{protocol}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def _read(file: Path) -> Measured | None:

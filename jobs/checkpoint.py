@@ -1,8 +1,11 @@
 """Checkpoints: one folder a step, complete or not there.
 
-A folder is written under a temporary name, its manifest (sizes and SHA-256 of every file) last, then renamed.
-Reading believes the manifest only: a folder that does not match it is named, skipped, and the one before is used.
+A folder is written under a temporary name, its manifest (sizes and SHA-256 of every file) last, then renamed; to an
+object store the manifest is sent last. Reading believes the manifest only: a folder that does not match it is named,
+skipped, and the one before is used.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -10,14 +13,28 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from jobs.storage import FolderStorage, Storage
 from semisup_core.errors import DataError
 
+if TYPE_CHECKING:  # lists of runs read checkpoints' names without NumPy
+    import numpy as np
+
 FORMAT_VERSION = 1
-_MANIFEST, _STATE, _META = "manifest.json", "state.npz", "meta.json"
+_MANIFEST, _STATE, _META, _ROWS = "manifest.json", "state.npz", "meta.json", "rows.json"
+
+
+class Spool(NamedTuple):
+    """Log rows that a checkpoint carries.
+
+    Attributes:
+        after: `metrics.jsonl` has all rows up to this step, and may have some of these.
+        rows: in order.
+    """
+
+    after: int
+    rows: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -37,109 +54,149 @@ class Checkpoint:
         """SHA-256 of its arrays, from its manifest."""
         return json.loads((self.path / _MANIFEST).read_text())["files"][_STATE]["sha256"]
 
+    def spool(self) -> Spool | None:
+        """The log rows that it carries; none when it was saved without."""
+        file = self.path / _ROWS
+        return Spool(**json.loads(file.read_text())) if file.exists() else None
+
     def state(self) -> dict[str, np.ndarray]:
         """The arrays by name."""
+        import numpy as np
+
         with np.load(self.path / _STATE, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
 
-def save(folder: Path, state: dict[str, np.ndarray], meta: dict[str, Any]) -> Checkpoint:
-    """Writes a checkpoint of `meta["step"]` and commits it.
+class Checkpoints:
+    """The checkpoints of one run.
 
-    Args:
-        folder: the run's `checkpoints/`.
-        state: arrays by name.
-        meta: JSON values; must have "step".
-
-    Returns:
-        The committed checkpoint.
+    Attributes:
+        path: the run's `checkpoints/`, which need not exist.
     """
-    final = folder / f"step-{meta['step']:09d}"
-    partial = folder / f".{final.name}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with open(partial / _STATE, "wb") as file:
-        np.savez(file, allow_pickle=False, **state)
-        _flush(file)
-    meta = {**meta, "format_version": FORMAT_VERSION}
-    _write_json(partial / _META, meta)
-    files = {
-        name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)} for name in (_STATE, _META)
-    }
-    _write_json(partial / _MANIFEST, {"format_version": FORMAT_VERSION, "files": files})
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    _flush_folder(folder)
-    return Checkpoint(final, meta)
 
+    def __init__(self, path: Path, storage: Storage | None = None) -> None:
+        """Keeps the place; reads nothing.
 
-def newest(folder: Path, say: Any = print) -> Checkpoint | None:
-    """The newest checkpoint that matches its manifest, or None.
+        Args:
+            path: the run's `checkpoints/`.
+            storage: that it belongs to; none for a folder.
+        """
+        self.path = path
+        self._storage = storage or FolderStorage(path.parent)
 
-    Args:
-        folder: the run's `checkpoints/`, which need not exist.
-        say: told of every checkpoint that is skipped, and why.
-    """
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        problem = _problem(path)
-        if problem is None:
-            return Checkpoint(path, json.loads((path / _META).read_text()))
-        say(f"checkpoint {path.name} is not usable ({problem}); trying the one before")
-    return None
+    def save(self, state: dict[str, np.ndarray], meta: dict[str, Any], spool: Spool | None = None) -> Checkpoint:
+        """Writes a checkpoint of `meta["step"]` and commits it.
 
+        Args:
+            state: arrays by name.
+            meta: JSON values; must have "step".
+            spool: log rows that it carries.
 
-def check_format(folder: Path) -> None:
-    """Checks that a run can go on from its newest checkpoint, before anything in its folder is changed.
+        Returns:
+            The committed checkpoint.
 
-    Args:
-        folder: the run's `checkpoints/`, which need not exist.
+        Raises:
+            OSError: it could not be written; what was there before is still there.
+            UnavailableError: the object store could not take it, likewise.
+        """
+        import numpy as np
 
-    Raises:
-        DataError: one was written in another format; to go on from an older one, or anew, would throw it away.
-    """
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        try:
-            version = json.loads((path / _MANIFEST).read_text())["format_version"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # damaged, and passed over by `newest`
-        if version != FORMAT_VERSION:
-            raise DataError(
-                f"{path}: expected checkpoint format {FORMAT_VERSION}, got {version}; go on with the version that "
-                "wrote it (environment.json in the run folder names its commit), or start anew with resume=false"
-            )
+        final = self._of_step(meta["step"])
+        partial = self.path / f".{final.name}.{os.getpid()}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with open(partial / _STATE, "wb") as file:
+            np.savez(file, allow_pickle=False, **state)
+            _flush(file)
+        meta = {**meta, "format_version": FORMAT_VERSION}
+        _write_json(partial / _META, meta)
+        if spool:
+            _write_json(partial / _ROWS, spool._asdict())
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())
+        }
+        _write_json(partial / _MANIFEST, {"format_version": FORMAT_VERSION, "files": files})
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _flush_folder(self.path)
+        self._storage.send(final)
+        return Checkpoint(final, meta)
 
+    def newest(self, say: Any = print) -> Checkpoint | None:
+        """The newest checkpoint that matches its manifest, or None; `say` is told of every one that is skipped."""
+        for path in reversed(self._paths()):
+            found = self._open(path)
+            if isinstance(found, Checkpoint):
+                return found
+            say(f"checkpoint {path.name} is not usable ({found}); trying the one before")
+        return None
 
-def usable(folder: Path, say: Any = print) -> list[Checkpoint]:
-    """All checkpoints that match their manifest, oldest first; `say` is told of every other one."""
-    found = []
-    for path in sorted(folder.glob("step-*")):
-        problem = _problem(path)
-        if problem is None:
-            found.append(Checkpoint(path, json.loads((path / _META).read_text())))
-        else:
-            say(f"checkpoint {path.name} is not usable ({problem}) and left out")
-    return found
+    def usable(self, say: Any = print) -> list[Checkpoint]:
+        """All checkpoints that match their manifest, oldest first; `say` is told of every other one."""
+        kept = []
+        for path in self._paths():
+            found = self._open(path)
+            if isinstance(found, Checkpoint):
+                kept.append(found)
+            else:
+                say(f"checkpoint {path.name} is not usable ({found}) and left out")
+        return kept
 
+    def open_step(self, step: int) -> Checkpoint | None:
+        """The checkpoint of one step, or None when it is missing or does not match its manifest."""
+        found = self._open(self._of_step(step))
+        return found if isinstance(found, Checkpoint) else None
 
-def open_step(folder: Path, step: int) -> Checkpoint | None:
-    """The checkpoint of one step, or None when it is missing or does not match its manifest."""
-    path = folder / f"step-{step:09d}"
-    return Checkpoint(path, json.loads((path / _META).read_text())) if _problem(path) is None else None
+    def check_format(self) -> None:
+        """Checks that a run can go on from its newest checkpoint, before anything in its folder is changed.
 
+        Raises:
+            DataError: one was written in another format; to go on from an older one, or anew, would throw it away.
+        """
+        for path in self._paths():
+            self._storage.fetch(path / _MANIFEST)
+            try:
+                version = json.loads((path / _MANIFEST).read_text())["format_version"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged, and passed over by `newest`
+            if version != FORMAT_VERSION:
+                raise DataError(
+                    f"{path}: expected checkpoint format {FORMAT_VERSION}, got {version}; go on with the version that "
+                    "wrote it (environment.json in the run folder names its commit), or start anew with resume=false"
+                )
 
-def prune(folder: Path, step: int, keep: int | str, best_step: int | None) -> None:
-    """Deletes all but the newest `keep` checkpoints up to `step` and the best one, and what interrupted writes left.
+    def prune(self, step: int, keep: int | str, best_step: int | None) -> None:
+        """Deletes all but the newest `keep` up to `step` and the best one, and what interrupted writes left.
 
-    `keep` is a number, or "all" to delete none.
+        `keep` is a number, or "all" to delete none.
 
-    What lies beyond `step` was not usable when the run resumed, or it would have resumed from there.
-    """
-    usable = [path for path in sorted(folder.glob("step-*")) if path.name <= f"step-{step:09d}"]
-    for path in [] if isinstance(keep, str) else usable[:-keep]:
-        if path.name != f"step-{best_step or 0:09d}":
-            shutil.rmtree(path)
-    for path in folder.glob(".step-*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
+        What lies beyond `step` was not usable when the run resumed, or it would have resumed from there.
+        """
+        known = [path for path in self._paths() if path.name <= self._of_step(step).name]
+        for path in [] if isinstance(keep, str) else known[:-keep]:
+            if path != self._of_step(best_step or 0):
+                self._storage.remove(path)
+        for path in self.path.glob(".step-*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def newest_meta(self) -> dict[str, Any] | None:
+        """What the newest one says of itself, unchecked; for lists of runs."""
+        for path in reversed(self._paths()):
+            self._storage.fetch(path / _META)
+            return json.loads((path / _META).read_text())
+        return None
+
+    def _paths(self) -> list[Path]:
+        """Of all steps, oldest first."""
+        return [self.path / name for name in self._storage.names(self.path) if name.startswith("step-")]
+
+    def _of_step(self, step: int) -> Path:
+        return self.path / f"step-{step:09d}"
+
+    def _open(self, path: Path) -> Checkpoint | str:
+        """The checkpoint, or what is wrong with it."""
+        self._storage.fetch(path)
+        return _problem(path) or Checkpoint(path, json.loads((path / _META).read_text()))
 
 
 def _problem(path: Path) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from jobs import layers
 from jobs.errors import ConfigError, TrainingError, UnavailableError
-from semisup_core.errors import DataError, NumericalError
+from semisup_core.errors import DataError, NumericalError, StorageError
 from semisup_core.settings import nearest
 
 _OPTION = re.compile(r"(?P<key>[a-z_]+(\.[a-z_]+)*)=(?P<value>.*)", re.DOTALL)
@@ -20,6 +20,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     ConfigError: 2,
     DataError: 3,
     NumericalError: 4,
+    StorageError: 5,
     UnavailableError: 5,
     TrainingError: 1,
     OSError: 5,

@@ -1,12 +1,12 @@
 """Workers under Ray Train, on a private local cluster or on one that is running."""
 
+import dataclasses
 import math
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +18,7 @@ from jobs.errors import ConfigError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.quiet import stderr_aside
 from jobs.schema import RunConfig
+from jobs.storage import open_storage
 from semisup_core.data.store import Store
 from semisup_core.errors import SemisupError
 
@@ -83,9 +84,9 @@ def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gp
     return TensorflowTrainer(
         _work,
         train_loop_config={
-            "config": to_dict(config),
-            "folder": str(folder.path),
-            "store": str(store.path),
+            "config": to_dict(dataclasses.replace(config, storage=folder.storage.url)),
+            "folder": folder.name,
+            "store": store.path.name,
             "cpus": cpus,
             "console": console,
         },
@@ -96,7 +97,7 @@ def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gp
         ),
         run_config=ray.train.RunConfig(
             name="ray",
-            storage_path=str(folder.path),
+            **folder.storage.for_ray(folder.path),
             failure_config=ray.train.FailureConfig(max_failures=config.runtime.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
@@ -137,8 +138,10 @@ def _work(job: dict[str, Any]) -> None:
 
     runtime = RayTrainRuntime(console, job["cpus"])
     try:
-        worker_loop(from_dict(job["config"]), RunFolder(Path(job["folder"])), Path(job["store"]), runtime)
-    except (SemisupError, ConfigError) as error:
+        config = from_dict(job["config"])
+        storage = open_storage(config.storage)
+        worker_loop(config, RunFolder(storage.root / job["folder"], storage), job["store"], runtime)
+    except (SemisupError, ConfigError, UnavailableError) as error:
         ray.get(console.fail.remote(error))
         raise
     except Exception as error:

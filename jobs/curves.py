@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import checkpoint as checkpoints
 from jobs.build import build_training
+from jobs.checkpoint import Checkpoint
 from jobs.errors import ConfigError
 from jobs.folder import write_text
 from jobs.plan import Plan, make_plan
@@ -50,9 +50,9 @@ def measure_every_epoch(trained: Trained, protocols: Sequence[str], say: Callabl
     if "classifier" in protocols and not config.has_classifier:
         raise ConfigError(f"protocols: {config.method.name} of {folder.name} trains no classifier; leave it out")
     plan = make_plan(config, trained.split, len(trained.store.class_names), replicas=1)
-    kept = [entry for entry in checkpoints.usable(folder.checkpoints, say) if not entry.step % plan.steps_per_epoch]
+    kept = [entry for entry in folder.checkpoints.usable(say) if not entry.step % plan.steps_per_epoch]
     if not kept:
-        raise ConfigError(f"{folder.name}: expected checkpoints of whole epochs in {folder.checkpoints}, found none")
+        raise ConfigError(f"{folder.name}: expected checkpoints of whole epochs in {folder.url}, found none")
     say(f"{len(kept)} of {config.trainer.epochs} epochs are kept; checkpoint.keep=all keeps every one")
     digests = {entry.step: entry.digest for entry in kept}
     rows = {
@@ -75,8 +75,8 @@ def measure_every_epoch(trained: Trained, protocols: Sequence[str], say: Callabl
 
 
 def _measured(
-    trained: Trained, plan: Plan, todo: list[tuple[checkpoints.Checkpoint, list[str]]]
-) -> Iterator[tuple[checkpoints.Checkpoint, list[Measured]]]:
+    trained: Trained, plan: Plan, todo: list[tuple[Checkpoint, list[str]]]
+) -> Iterator[tuple[Checkpoint, list[Measured]]]:
     """Puts one checkpoint after another into the run's method and measures it."""
     if not todo:
         return

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jobs import checkpoint
 from jobs.errors import ConfigError, TrainingError
 from jobs.folder import RunFolder
 from jobs.identity import run_name
@@ -15,6 +14,7 @@ from jobs.prepare import prepare_store, split_of
 from jobs.quiet import quiet_environment, stderr_aside
 from jobs.report import final_table
 from jobs.schema import RunConfig
+from jobs.storage import open_storage
 from semisup_core.data.store import Store
 
 
@@ -37,16 +37,19 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
     """
     quiet_environment()
     _check_storage(config)
+    storage = open_storage(config.storage)
+    storage.check()
     initial = initial_encoder(config)
     store = prepare_store(config)
     _mention_left_out(store)
     contents = {"dataset.fingerprint": store.fingerprint}
     if initial:
         contents["encoder.initial_weights"] = content(initial)
-    folder = RunFolder(Path(config.storage).expanduser().resolve() / run_name(config, contents))
+    folder = RunFolder(storage.root / run_name(config, contents), storage)
+    folder.fetch()
     if config.resume:
         folder.check_identity(config, contents)
-        checkpoint.check_format(folder.checkpoints)
+        folder.checkpoints.check_format()
         summary = folder.finished()
         if summary and summary["complete"]:
             print(f"{folder.name} is finished; resume=false starts it anew\n{final_table(summary)}", flush=True)
@@ -72,11 +75,12 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
         from jobs import cluster
 
         cluster.run(config, folder, store, begin, keep_cluster)
+    folder.fetch()  # another machine may have written it
     summary = folder.finished()
     if summary:
         print(final_table(summary), flush=True)
     elif config.debug.steps is None:
-        raise TrainingError(f"the workers ended without a summary in {folder.path}; see the lines above")
+        raise TrainingError(f"the workers ended without a summary in {folder.url}; see the lines above")
     return summary
 
 
@@ -91,7 +95,7 @@ def _run_here(config: RunConfig, folder: RunFolder, store: Store, begin: Callabl
     from jobs.runtime import LocalRuntime
     from jobs.worker import worker_loop
 
-    worker_loop(config, folder, store.path, LocalRuntime())
+    worker_loop(config, folder, store.path.name, LocalRuntime())
 
 
 def _check_storage(config: RunConfig) -> None:
@@ -105,7 +109,7 @@ def _check_storage(config: RunConfig) -> None:
 
 
 def _is_absolute(storage: str) -> bool:
-    return Path(storage).expanduser().is_absolute()
+    return "://" in storage or Path(storage).expanduser().is_absolute()
 
 
 def _mention_left_out(store: Store) -> None:

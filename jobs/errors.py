@@ -6,7 +6,7 @@ class ConfigError(Exception):
 
 
 class UnavailableError(Exception):
-    """Storage or a cluster that does not answer (exit code 5)."""
+    """An object store or a cluster that does not answer (exit code 5)."""
 
 
 class TrainingError(Exception):

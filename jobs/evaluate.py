@@ -38,6 +38,7 @@ def main() -> None:
         measure_every_epoch(trained, protocols, print)
     else:
         print(evaluate(trained, protocols, options["pool"]))
+    folder.send()
 
 
 if __name__ == "__main__":

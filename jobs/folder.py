@@ -11,23 +11,37 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from jobs.checkpoint import Checkpoints
 from jobs.config import to_yaml
 from jobs.errors import ConfigError
 from jobs.identity import differing, identity
 from jobs.schema import RunConfig
+from jobs.storage import FolderStorage, Storage, open_storage
 
 _PACKAGES = ("tensorflow", "keras", "ray", "numpy", "scikit-learn", "omegaconf", "wandb")
+_FETCHED_APART = ("checkpoints", "ray")  # ray/ is Ray's own
 _MARKS = ("config.yaml", "identity.json", "summary.json")  # any of them makes a folder a run, if a broken one
 
 
 class RunFolder:
-    """Paths of one run, and the files that describe it."""
+    """Paths of one run, and the files that describe it.
 
-    def __init__(self, path: Path) -> None:
-        """Keeps the path; makes nothing."""
+    Attributes:
+        storage: that the run lies in.
+        checkpoints: its checkpoints.
+    """
+
+    def __init__(self, path: Path, storage: Storage | None = None) -> None:
+        """Keeps the path; makes nothing.
+
+        Args:
+            path: of the run; in an object store, of this machine's copy.
+            storage: that it lies in; none for the folder above.
+        """
         self.path = path
         self.name = path.name
-        self.checkpoints = path / "checkpoints"
+        self.storage = storage or FolderStorage(path.parent)
+        self.checkpoints = Checkpoints(path / "checkpoints", self.storage)
         self.encoder = path / "encoder.keras"
         self.classifier = path / "classifier.keras"
         self.summary = path / "summary.json"
@@ -35,31 +49,54 @@ class RunFolder:
         self._initial_encoder = path / "initial_encoder.keras"
         self._identity = path / "identity.json"
 
+    @property
+    def url(self) -> str:
+        """Where the user finds it."""
+        return f"{self.storage.url}/{self.name}"
+
+    def fetch(self, whole: bool = True) -> None:
+        """Makes this machine's copy what the storage has, but for checkpoints, which are fetched when opened.
+
+        Args:
+            whole: all of it, not only the weights that the run starts from.
+        """
+        self.storage.fetch(self.path if whole else self._initial_encoder, skip=_FETCHED_APART)
+
+    def send(self) -> None:
+        """Makes the storage have what this machine's copy has, but for checkpoints, which are sent when saved.
+
+        The summary goes last: with it, a run is finished.
+        """
+        parts = [path for path in self.path.iterdir() if path.name not in _FETCHED_APART and path != self.summary]
+        self.storage.send(*sorted(parts), *([self.summary] if self.summary.exists() else []))
+
     def finished(self) -> dict[str, Any] | None:
         """The summary of a run that was measured, with the name and the folder that it has now, or None."""
         if not self.summary.exists():
             return None
-        return json.loads(self.summary.read_text()) | {"run": self.name, "folder": str(self.path)}
+        return json.loads(self.summary.read_text()) | {"run": self.name, "folder": self.url}
 
     def forget_incomplete_result(self) -> None:
         """Removes the summary of a run that was stopped early and now goes on: the next one is of other weights."""
         summary = self.finished()
         if summary and not summary["complete"]:
-            self.summary.unlink()
+            self.storage.remove(self.summary)
 
     @property
     def initial_encoder(self) -> Path | None:
         """The weights that the encoder starts from, or None when they start at random."""
         return self._initial_encoder if self._initial_encoder.exists() else None
 
-    def move_aside(self) -> Path | None:
-        """Renames an existing folder to NAME.old-N; returns the new path, or None when there was nothing."""
-        if not self.path.exists():
+    def move_aside(self) -> str | None:
+        """Renames an existing folder to NAME.old-N; returns its new place, or None when there was nothing."""
+        there = self.storage.names(self.path.parent)
+        if self.name not in there:
             return None
         number = 1
-        while (aside := self.path.with_name(f"{self.name}.old-{number}")).exists():
+        while (name := f"{self.name}.old-{number}") in there:
             number += 1
-        return self.path.rename(aside)
+        self.storage.move(self.path, self.path.with_name(name))
+        return f"{self.storage.url}/{name}"
 
     def check_identity(self, config: RunConfig, contents: dict[str, str]) -> None:
         """Refuses to go on with a run of another identity.
@@ -69,12 +106,12 @@ class RunFolder:
         """
         if not self._identity.exists():
             if self.path.exists() and any(self.path.iterdir()):
-                raise ConfigError(f"name: {self.path} exists and is not a run; choose another name or storage")
+                raise ConfigError(f"name: {self.url} exists and is not a run; choose another name or storage")
             return
         keys = differing(json.loads(self._identity.read_text()), config, contents)
         if keys:
             raise ConfigError(
-                f"name: {self.path} holds a run that differs in {', '.join(keys)}; expected the same values to "
+                f"name: {self.url} holds a run that differs in {', '.join(keys)}; expected the same values to "
                 "resume it, another name for another run, or resume=false to move it aside"
             )
 
@@ -102,6 +139,7 @@ class RunFolder:
         if initial and not self._initial_encoder.exists():
             _copy(initial, self._initial_encoder)
         write_text(self.path / "environment.json", json.dumps(_environment(), indent=1))
+        self.send()
 
     def add_environment(self, facts: dict[str, Any]) -> None:
         """Adds what only a worker knows to environment.json."""
@@ -109,10 +147,10 @@ class RunFolder:
         write_text(file, json.dumps(json.loads(file.read_text()) | facts, indent=1))
 
 
-def run_folders(storage: Path) -> list[RunFolder]:
+def run_folders(storage: Storage) -> list[RunFolder]:
     """The folders of a storage that are runs, by name."""
-    found = storage.iterdir() if storage.is_dir() else ()
-    return [RunFolder(path) for path in sorted(found) if any((path / name).exists() for name in _MARKS)]
+    paths = [storage.root / name for name in storage.names(storage.root)]
+    return [RunFolder(path, storage) for path in paths if set(_MARKS) & set(storage.names(path))]
 
 
 def find_run(word: str, storage: str) -> RunFolder:
@@ -120,19 +158,26 @@ def find_run(word: str, storage: str) -> RunFolder:
 
     Args:
         word: a run's name in the storage, or the path of its folder.
-        storage: the folder of the runs.
+        storage: the folder or object store of the runs.
 
     Raises:
         ConfigError: there is no such run; names those that are like it.
     """
-    place = Path(storage).expanduser()
-    for path in (place / word, Path(word).expanduser()):
-        if (path / "config.yaml").is_file():
-            return RunFolder(path.resolve())
+    place = open_storage(storage)
+    if "://" in word:
+        upper, _, name = word.rstrip("/").rpartition("/")
+        return find_run(name, upper)
+    if Path(word).name == word and "config.yaml" in place.names(place.root / word):
+        found = RunFolder(place.root / word, place)
+        found.fetch()
+        return found
+    path = Path(word).expanduser()
+    if (path / "config.yaml").is_file():
+        return RunFolder(path.resolve())
     names = [folder.name for folder in run_folders(place)]
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.3)
     there = f"did you mean {' or '.join(close)}?" if close else f"runs there: {', '.join(names[:10]) or 'none'}"
-    raise ConfigError(f"{word}: expected a run in {place} or the path of a run folder, found neither; {there}")
+    raise ConfigError(f"{word}: expected a run in {place.url} or the path of a run folder, found neither; {there}")
 
 
 def write_text(path: Path, text: str) -> None:

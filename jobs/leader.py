@@ -5,17 +5,19 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from jobs import checkpoint as checkpoints
 from jobs.baselines import pixel_baselines
+from jobs.checkpoint import Checkpoint
 from jobs.folder import RunFolder, write_text
 from jobs.gallery import gallery_columns
 from jobs.plan import Plan
 from jobs.report import described, draw_curves, draw_gallery, epoch_line
+from jobs.saver import Saver
 from jobs.schema import RunConfig
 from jobs.selection import patience_used_up, restored_selection
 from jobs.text import duration
@@ -36,7 +38,6 @@ class Leader:
 
     Attributes:
         stopped: why training ends before its last step, or None.
-        last_checkpoint: the newest committed checkpoint, or None.
     """
 
     def __init__(
@@ -49,15 +50,15 @@ class Leader:
         method: Method,
         trainer: Trainer,
         say: Callable[[str], Any],
-        restored: checkpoints.Checkpoint | None,
+        restored: Checkpoint | None,
     ) -> None:
         """Takes over from the checkpoint that training resumes from, if there is one."""
         self._config, self._folder, self._store, self._split = config, folder, store, split
         self._plan, self._trainer, self._say = plan, trainer, say
         self._evaluator = Evaluator(method, store, split)
-        self._tracker = Tracker(config, folder.path, folder.name, trainer.step, say)
+        self._tracker = Tracker(config, folder, restored, say)
+        self._saver = Saver(config.checkpoint, folder, self._tracker, restored, say)
         self._selection = restored_selection(restored.meta if restored else None, config.evaluation.monitor)
-        self.last_checkpoint = restored.path if restored else None
         self._out_of_patience = patience_used_up(self._selection, config.trainer.early_stop)
         self.stopped = self._out_of_patience
         earlier = restored.meta.get("phases_seconds", {}) if restored else {}
@@ -67,8 +68,11 @@ class Leader:
         self._begun = self._spoken = self._ended = time.perf_counter()
 
     def introduce(self, replicas: int, streams: dict[str, Any], build_seconds: float) -> None:
-        """Says what is about to run, and draws the gallery."""
+        """Says what is about to run, checks that its checkpoints fit, and draws the gallery."""
         self._phases["build"] = build_seconds
+        self._saver.check_space(
+            sum(array.nbytes for array in self._trainer.state().values()), self._config.trainer.epochs
+        )
         config, plan, epochs = self._config, self._plan, self._config.trainer.epochs
         sizes = {"unlabelled": plan.unlabelled_batch, "labelled": plan.labelled_batch}
         batches = " + ".join(f"{sizes[pool]} {pool}" for pool in streams)
@@ -87,6 +91,11 @@ class Leader:
         self._folder.add_environment({"replicas": replicas, "devices": device_names()})
         self._ended = time.perf_counter()
 
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest committed checkpoint, or None."""
+        return self._saver.last
+
     def begin_epoch(self) -> None:
         """Starts the clock of an epoch."""
         self._losses = []
@@ -103,11 +112,9 @@ class Leader:
             self._spoken = now
             done = len(self._losses)
             of_epoch = (self._trainer.step - 1) % self._plan.steps_per_epoch + 1
+            place = f"  step {of_epoch}/{self._plan.steps_per_epoch}  loss {np.mean(self._losses[-50:]):.4f}"
             left = (now - self._begun) / done * (self._plan.total_steps - self._trainer.step)
-            self._say(
-                f"  step {of_epoch}/{self._plan.steps_per_epoch}  loss {np.mean(self._losses[-50:]):.4f}  "
-                f"left {duration(left)}"
-            )
+            self._say(f"{place}  left {duration(left)}")
 
     def end_epoch(self, epoch: int, last: bool, minutes: float) -> None:
         """Evaluates, logs, says one line, decides on stopping, and saves when it is time.
@@ -155,7 +162,8 @@ class Leader:
         )
 
     def _validate(self, epoch: int, last: bool) -> dict[str, float]:
-        if not len(self._split.validation) or (epoch % self._config.evaluation.every and not last):
+        due = last or epoch % self._config.evaluation.every == 0
+        if not len(self._split.validation) or not due:
             return {}
         begun = time.perf_counter()
         measured = self._evaluator.measure("validation", self._config.evaluation.protocols)
@@ -163,9 +171,8 @@ class Leader:
         return {result.protocol: result.accuracy for result in measured}
 
     def _save(self, epoch: int) -> None:
-        """Writes the log rows up to this step, commits the checkpoint, then deletes what is no longer needed."""
+        """Begins to save in the background."""
         begun = time.perf_counter()
-        self._tracker.commit()  # before the checkpoint: rows too many are dropped on resume, rows too few are lost
         meta = {
             "step": self._trainer.step,
             "epoch": epoch,
@@ -173,16 +180,13 @@ class Leader:
             "selection": asdict(self._selection),
             "phases_seconds": self._phases,
         }
-        saved = checkpoints.save(self._folder.checkpoints, self._trainer.state(), meta)
-        checkpoints.prune(
-            self._folder.checkpoints, self._trainer.step, self._config.checkpoint.keep, self._selection.step
-        )
-        self.last_checkpoint = saved.path
+        self._saver.save(self._trainer.state(), meta, self._selection.step)
         self._phases["checkpoint"] += time.perf_counter() - begun
 
     def finish(self) -> None:
         """Loads the selected weights, measures them on test, once, and writes the results."""
         begun = time.perf_counter()
+        self._saver.wait(last=True)
         final_step, selected = self._trainer.step, self._select()
         protocols = self._config.evaluation.protocols
         test, pixels = self._measure_test()
@@ -195,8 +199,6 @@ class Leader:
         self._phases["finish"] = time.perf_counter() - begun
         epoch = -(-self._trainer.step // self._plan.steps_per_epoch)
         summary = {
-            "run": self._folder.name,
-            "folder": str(self._folder.path),
             "complete": final_step >= self._plan.total_steps or self._out_of_patience is not None,
             "stopped": self.stopped,
             "steps": final_step,
@@ -214,6 +216,7 @@ class Leader:
         }
         write_text(self._folder.summary, json.dumps(summary, indent=1))
         self._tracker.close({f"test/{name}": row["accuracy"] for name, row in summary["test"].items()})
+        self._folder.send()
 
     def _measure_test(self) -> tuple[list[Measured], list[Measured]]:
         """Results of the weights in place and of raw pixels; nothing where there are no test images."""
@@ -221,30 +224,27 @@ class Leader:
             return [], []
         self._say(f"measuring {len(self._split.test)} test images, with raw pixels for comparison")
         protocols, measure_pixels = self._config.evaluation.protocols, partial(self._evaluator.measure_pixels, "test")
-        storage = self._folder.path.parent
-        pixels = pixel_baselines(storage, self._store, self._split, "test", protocols, measure_pixels)
+        pixels = pixel_baselines(self._folder.storage, self._store, self._split, "test", protocols, measure_pixels)
         return self._evaluator.measure("test", protocols), pixels
 
     def pause(self, epoch: int) -> None:
         """Saves in mid-epoch, without evaluating: the run that goes on from here must equal one that never paused."""
         self._save(epoch)
-        self._say(
-            f"stopped after step {self._trainer.step} of {self._plan.total_steps} (debug.steps); "
-            "the same command without it goes on from here"
-        )
+        self._saver.wait(last=True)
+        where = f"stopped after step {self._trainer.step} of {self._plan.total_steps}"
+        self._say(f"{where} (debug.steps); the same command without it goes on from here")
 
     def _select(self) -> str:
         """Puts the best weights by validation in place; without validation the last ones stay."""
         best = self._selection
-        if best.step is None or best.step == self._trainer.step:
-            return (
-                "last epoch"
-                if best.step is None
-                else f"best validation, {self._config.evaluation.monitor} {best.value:.3f}"
-            )
-        kept = checkpoints.open_step(self._folder.checkpoints, best.step)
-        if kept is None:
-            self._say(f"the checkpoint of step {best.step}, best on validation, is not usable; taking the last epoch")
+        if best.step is None:
             return "last epoch"
-        self._trainer.load_state(kept.state(), kept.step)
+        if best.step != self._trainer.step:
+            kept = self._folder.checkpoints.open_step(best.step)
+            if kept is None:
+                self._say(
+                    f"the checkpoint of step {best.step}, best on validation, is not usable; taking the last epoch"
+                )
+                return "last epoch"
+            self._trainer.load_state(kept.state(), kept.step)
         return f"best validation, {self._config.evaluation.monitor} {best.value:.3f}"

@@ -41,6 +41,7 @@ def main() -> None:
     written = [draw_runs(folders, protocols, output if several else output / "accuracy.png", needed=not learned)]
     if learned:
         written += draw_learned(folders[0], protocols, output, points, seed, options["dataset.path"] or None)
+    folders[0].send()
     print("\n".join(f"written: {path}" for path in written if path))
 
 

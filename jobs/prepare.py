@@ -1,12 +1,13 @@
 """Data of a run: the prepared store and its split."""
 
-from pathlib import Path
-
 from jobs.schema import RunConfig
+from jobs.storage import Storage, open_storage
 from semisup_core.data import SOURCES
 from semisup_core.data.sources import prepare
 from semisup_core.data.splits import Split, make_split
-from semisup_core.data.store import Store
+from semisup_core.data.store import Store, open_store
+
+STORES = "stores"  # the folder of a storage that holds them
 
 
 def prepare_store(config: RunConfig, progress: bool = True) -> Store:
@@ -15,15 +16,30 @@ def prepare_store(config: RunConfig, progress: bool = True) -> Store:
     Raises:
         DataError: the data cannot be used.
     """
-    dataset = config.dataset
-    return prepare(
+    dataset, storage = config.dataset, open_storage(config.storage)
+    store = prepare(
         dataset.name,
         image_size=dataset.image_size,
-        stores=Path(config.storage).expanduser() / "stores",
+        stores=storage.root / STORES,
+        fetch=storage.fetch,
         corrupt_quota=dataset.corrupt_quota,
         progress=progress,
         **{key: getattr(dataset, key) for key in SOURCES[dataset.name].settings},
     )
+    storage.send(store.path)
+    return store
+
+
+def fetched_store(storage: Storage, name: str) -> Store:
+    """A prepared store on this machine, copied here once when it lies in an object store.
+
+    Args:
+        storage: of the run.
+        name: of its folder in `stores`.
+    """
+    path = storage.root / STORES / name
+    storage.fetch(path)
+    return open_store(path)
 
 
 def split_of(config: RunConfig, store: Store) -> Split:

@@ -4,6 +4,7 @@ import re
 
 from jobs.errors import ConfigError
 from jobs.schema import PIPELINE_PREFIX, RunConfig
+from jobs.storage import check_address
 from semisup_core.encoders import check_image_size
 
 _LARGEST_SEED = 2**32 - 1  # NumPy's limit
@@ -30,8 +31,7 @@ def _check_place(config: RunConfig) -> None:
             f"name: expected letters, digits, '.', '_' and '-', not {' or '.join(_RESERVED)}, nor {PIPELINE_PREFIX}… "
             f"(folders that are no runs); got {name!r}"
         )
-    if "://" in config.storage:
-        raise ConfigError(f"storage: expected a folder, got {config.storage}; object stores are not supported yet")
+    check_address(config.storage)
     if config.runtime.name == "local" and config.runtime.workers[-1] > 1:
         raise ConfigError("runtime.num_workers: runtime=local is one process; use runtime=ray for several workers")
     if config.debug.logical_devices > 1 and config.runtime.workers[-1] > 1:

@@ -1,6 +1,5 @@
 """What `python -m jobs.runs` says of each run; reads its files, changes none, and imports nothing heavy."""
 
-import json
 import shlex
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from jobs.folder import RunFolder, run_folders
+from jobs.storage import FolderStorage, Storage, open_storage
 from jobs.text import columns, duration, interval_text, printable
 
 
@@ -34,11 +34,11 @@ class RunLine(NamedTuple):
     command: str
 
 
-def list_runs(storage: Path) -> str:
+def list_runs(storage: Storage) -> str:
     """A table of the runs of a storage, and the command that resumes each (of a finished one: shows its result)."""
     lines = [run_line(folder) for folder in run_folders(storage)]
     if not lines:
-        return f"no runs in {storage}"
+        return f"no runs in {storage.url}"
     rows = [list(RunLine._fields[:-1]), *([printable(cell) for cell in line[:-1]] for line in lines)]
     head, *table = columns(rows, left=range(len(rows[0])), indent="")
     return "\n".join(
@@ -52,6 +52,7 @@ def _with_command(row: str, line: RunLine) -> list[str]:
 
 def run_line(folder: RunFolder) -> RunLine:
     """One run, whatever state its folder is in."""
+    folder.fetch()
     try:
         config = yaml.load((folder.path / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         state, best = _state(folder, config)
@@ -67,8 +68,7 @@ def _state(folder: RunFolder, config: dict[str, Any]) -> tuple[str, str]:
     epochs = config["trainer"]["epochs"]
     if summary and summary["complete"]:
         return f"finished, epoch {summary['epoch']} kept", _test_accuracy(summary, config)
-    newest = max(folder.checkpoints.glob("step-*"), default=None, key=lambda path: path.name)
-    meta = json.loads((newest / "meta.json").read_text()) if newest else None
+    meta = folder.checkpoints.newest_meta()
     if summary and (meta is None or meta["step"] <= summary["steps"]):
         return f"stopped: {summary['stopped']}", _test_accuracy(summary, config)
     if meta is None:
@@ -97,11 +97,11 @@ def _age(folder: Path) -> str:
 def _resume_command(folder: RunFolder, config: dict[str, Any]) -> str:
     """The command that goes on with a run, from the working folder of now."""
     words = ["python", "-m", "jobs.train", "--config", _here(folder.path / "config.yaml")]
-    storage = folder.path.parent
     if config["name"] != folder.name:
         words.append(f"name={folder.name}")
-    if Path(config["storage"]).expanduser().resolve() != storage.resolve():
-        words.append(f"storage={_here(storage)}")
+    if open_storage(config["storage"]).url != folder.storage.url:
+        here = isinstance(folder.storage, FolderStorage)
+        words.append(f"storage={_here(folder.storage.root) if here else folder.storage.url}")
     if folder.initial_encoder:  # the run's own copy; what encoder.init named may be gone
         words.append(f"encoder.init={_here(folder.initial_encoder)}")
     if not config["resume"]:

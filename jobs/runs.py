@@ -1,10 +1,9 @@
 """Lists the runs of a storage: `python -m jobs.runs storage=runs`."""
 
-from pathlib import Path
-
 from jobs.cli import main_with_exit_codes, parse_command
 from jobs.errors import ConfigError
 from jobs.run_list import list_runs
+from jobs.storage import FolderStorage, open_storage
 
 
 def main() -> None:
@@ -14,9 +13,9 @@ def main() -> None:
         "",
         {"storage": ("runs", "the folder of the runs")},
     )
-    storage = Path(command.options["storage"]).expanduser()
-    if not storage.is_dir():
-        raise ConfigError(f"storage: expected the folder of the runs, got {storage}, which is not there")
+    storage = open_storage(command.options["storage"])
+    if isinstance(storage, FolderStorage) and not storage.root.is_dir():
+        raise ConfigError(f"storage: expected the folder of the runs, got {storage.url}, which is not there")
     print(list_runs(storage))
 
 

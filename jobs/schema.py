@@ -111,10 +111,14 @@ class EvaluationConfig(Settings):
 
 @dataclass(frozen=True)
 class CheckpointConfig(Settings):
-    """A checkpoint every so many epochs; the newest `keep` (or all of them) and the best by validation stay."""
+    """A checkpoint every so many epochs; the newest `keep` (or all of them) and the best by validation stay.
+
+    A save that fails is tried again at the next one; `failures` in a row end the run.
+    """
 
     every: int = setting(1, at_least=1)
     keep: int | str = setting(2, at_least=1, or_words=("all",))
+    failures: int = setting(3, at_least=1)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jobs import config
 from jobs.errors import ConfigError
-from jobs.folder import write_text
+from jobs.folder import find_run, write_text
 from jobs.schema import PIPELINE_PREFIX, RunConfig
 from jobs.tracking import read_rows
 
@@ -109,14 +109,16 @@ def run(stages: list[Stage], train: Callable[[RunConfig], dict[str, Any] | None]
 def _report(summaries: dict[str, dict[str, Any]]) -> Path:
     from jobs.stage_report import draw_stages, stage_table  # NumPy and more, not needed to refuse a wrong key
 
-    pretrained = Path(summaries["pretrain"]["folder"])
-    folder = pretrained.with_name(f"{PIPELINE_PREFIX}{pretrained.name.removesuffix('-pretrain')}")
+    runs = {stage: find_run(summary["folder"], "") for stage, summary in summaries.items()}
+    storage, name = runs["pretrain"].storage, runs["pretrain"].name
+    folder = storage.root / f"{PIPELINE_PREFIX}{name.removesuffix('-pretrain')}"
     folder.mkdir(exist_ok=True)
     write_text(folder / "pipeline.json", json.dumps({"stages": summaries}, indent=1))
-    rows = {stage: read_rows(Path(summary["folder"]) / "metrics.jsonl") for stage, summary in summaries.items()}
+    rows = {stage: read_rows(run.metrics) for stage, run in runs.items()}
     steps = {stage: summary["plan"]["steps_per_epoch"] for stage, summary in summaries.items()}
     draw_stages(rows, steps, folder / "curves.png")
     table = stage_table(summaries)
     write_text(folder / "table.txt", table + "\n")
-    print(f"{table}\n  curves and table: {folder}", flush=True)
+    storage.send(folder)
+    print(f"{table}\n  curves and table: {storage.url}/{folder.name}", flush=True)
     return folder

@@ -1,8 +1,11 @@
 """Where metrics go: always `metrics.jsonl` in the run folder, and Weights & Biases when asked for.
 
-Rows are held back until the checkpoint of their last step is about to be committed; a run that resumes drops the rows
-beyond its checkpoint, so `metrics.jsonl` has every step once. (After a crash in the moment between the two, W&B has the
-rows of that one interval twice.) Logging never stops training: what W&B refuses is said in one line.
+Rows are held back until a checkpoint of their last step is committed; the checkpoint carries those that the file does
+not have yet. A run that resumes cuts the file to its checkpoint and adds what that carries, so the file has every step
+once. W&B, which cannot be cut, is never sent a step again: after a crash it gets a row that names the steps that were
+done twice (and, resumed exactly, came out the same).
+
+Logging never stops training: what W&B refuses is said in one line.
 """
 
 import json
@@ -12,53 +15,84 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jobs.checkpoint import Checkpoint, Spool
 from jobs.config import to_dict
-from jobs.folder import write_text
+from jobs.folder import RunFolder, write_text
 from jobs.schema import RunConfig
 
 
 class Tracker:
     """Collects rows of one run on worker 0."""
 
-    def __init__(
-        self, config: RunConfig, folder: Path, name: str, resumed_step: int, say: Callable[[str], Any]
-    ) -> None:
-        """Drops the rows beyond the step that the run resumes from.
+    def __init__(self, config: RunConfig, folder: RunFolder, restored: Checkpoint | None, say: Callable[[str], Any]):
+        """Makes the file end with the checkpoint that the run resumes from.
 
         Args:
             config: the run.
             folder: the run folder.
-            name: the run's name.
-            resumed_step: 0 for a new run.
+            restored: the checkpoint that training resumes from, or None.
             say: prints a line to the user.
         """
-        self._path = folder / "metrics.jsonl"
-        self._rows: list[dict[str, Any]] = []
-        self._say = say
-        kept = [row for row in read_rows(self._path) if row["step"] <= resumed_step]
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.replace(self._path)
-        self._wandb = _start_wandb(config, folder, name, say) if config.tracking.name == "wandb" else None
+        self._path, self._sent_file, self._say = folder.metrics, folder.path / ".wandb_sent", say
+        self._held: list[dict[str, Any]] = []
+        self._unpublished: list[dict[str, Any]] = []
+        spool = restored.spool() if restored else None
+        self._written = restored.step if restored else 0
+        after = spool.after if spool else self._written
+        kept = [row for row in read_rows(self._path) if row["step"] <= after] + (spool.rows if spool else [])
+        write_text(self._path, _lines(kept))
+        self._wandb = None
+        if config.tracking.name == "wandb":
+            self._wandb = _start_wandb(config, folder.path, folder.name, say)
+            self._sent = int(self._sent_file.read_text()) if self._sent_file.exists() else 0
+            self._unpublished = kept
+            if self._written < self._sent:
+                window = {"rollback/from": self._sent, "rollback/to": self._written}
+                self._publish([{"step": self._sent, **window}])
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Adds a row for a step: `{"step": …, **values}`."""
-        self._rows.append({"step": step, **values})
+        self._held.append({"step": step, **values})
 
-    def commit(self) -> None:
-        """Writes the rows held back; called just before the checkpoint of their last step is committed."""
-        with open(self._path, "a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in self._rows)
-            file.flush()
-            os.fsync(file.fileno())
-        if self._wandb:
-            try:
-                for row in self._rows:
-                    self._wandb.log({"train/step": row["step"], **{k: v for k, v in row.items() if k != "step"}})
-            except Exception as error:  # whatever W&B raises, the run goes on with its local files
-                self._say(f"Weights & Biases failed ({error}); metrics go on in {self._path}")
-                self._wandb = None
-        self._rows = []
+    def unwritten(self) -> Spool:
+        """The rows that the file does not have yet, for a checkpoint to carry."""
+        return Spool(self._written, list(self._held))
+
+    def write(self, spool: Spool) -> None:
+        """Adds the rows of a committed checkpoint to the file, whole or not at all."""
+        if not spool.rows:
+            return
+        size = self._path.stat().st_size
+        try:
+            with open(self._path, "a") as file:
+                file.write(_lines(spool.rows))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(self._path, size)
+            raise
+        self._written = max(row["step"] for row in spool.rows)
+        del self._held[: len(spool.rows)]  # in place: training may be adding rows
+        self._unpublished += spool.rows
+
+    def publish(self) -> None:
+        """Sends W&B what the file has and it has not."""
+        rows = [row for row in self._unpublished if self._wandb and row["step"] > self._sent]
+        self._unpublished = []
+        if rows:
+            self._publish(rows)
+
+    def _publish(self, rows: list[dict[str, Any]]) -> None:
+        if not self._wandb:
+            return
+        try:
+            for row in rows:
+                self._wandb.log({"train/step": row["step"], **{k: v for k, v in row.items() if k != "step"}})
+            self._sent = max(self._sent, rows[-1]["step"])
+            write_text(self._sent_file, str(self._sent))
+        except Exception as error:  # whatever W&B raises, the run goes on with its local files
+            self._say(f"Weights & Biases failed ({error}); metrics go on in {self._path}")
+            self._wandb = None
 
     def close(self, summary: dict[str, Any]) -> None:
         """Hands W&B the final numbers and ends its run."""
@@ -70,6 +104,10 @@ class Tracker:
                     self._wandb.finish()
             except Exception as error:  # the run is done and its results are local
                 self._say(f"Weights & Biases failed at the end ({error}); everything is in {self._path.parent}")
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -16,11 +16,12 @@ from jobs import config as configs
 from jobs.errors import ConfigError
 from jobs.folder import RunFolder
 from jobs.initial import content
-from jobs.prepare import prepare_store, split_of
+from jobs.prepare import STORES, fetched_store, prepare_store, split_of
 from jobs.schema import PROTOCOLS, RunConfig
+from jobs.storage import Storage
 from semisup_core.data.manifest import MANIFEST
 from semisup_core.data.splits import Split
-from semisup_core.data.store import Store, open_store
+from semisup_core.data.store import Store
 from semisup_core.devices import set_precision
 from semisup_core.errors import DataError
 from semisup_core.evaluation.embed import Embedder
@@ -57,7 +58,7 @@ class Trained:
             dataset = dataclasses.replace(written.dataset, path=data_path or written.dataset.path)
         except ValueError as error:
             raise ConfigError(f"dataset.{error}") from error
-        self.config = dataclasses.replace(written, storage=str(folder.path.parent), dataset=dataset)
+        self.config = dataclasses.replace(written, storage=folder.storage.url, dataset=dataset)
         self.store, self.split = _same_data(self.config, folder, moved=data_path is not None)
 
     @cached_property
@@ -143,7 +144,7 @@ def _same_data(config: RunConfig, folder: RunFolder, moved: bool) -> tuple[Store
         fingerprint, split_hash = recorded["store_fingerprint"], recorded["hash"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder.path / 'split.json'}: expected the split of a run, got {error!r}") from error
-    store = None if moved else _stored(folder.path.parent / "stores", fingerprint)
+    store = None if moved else _stored(folder.storage, fingerprint)
     if store is None:
         try:
             store = prepare_store(config)
@@ -164,11 +165,13 @@ def _same_data(config: RunConfig, folder: RunFolder, moved: bool) -> tuple[Store
     return store, split
 
 
-def _stored(stores: Path, fingerprint: str) -> Store | None:
-    for manifest in sorted(stores.glob(f"*/{MANIFEST}")):
+def _stored(storage: Storage, fingerprint: str) -> Store | None:
+    stores = storage.root / STORES
+    for name in storage.names(stores):
+        storage.fetch(stores / name / MANIFEST)
         try:
-            if json.loads(manifest.read_text())["fingerprint"] == fingerprint:
-                return open_store(manifest.parent)
+            if json.loads((stores / name / MANIFEST).read_text())["fingerprint"] == fingerprint:
+                return fetched_store(storage, name)
         except (OSError, ValueError, KeyError, DataError):
             continue  # a damaged store is rebuilt from the source
     return None

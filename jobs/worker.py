@@ -3,30 +3,28 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from jobs import checkpoint as checkpoints
 from jobs.build import build_iterator, build_streams, build_training
+from jobs.checkpoint import Checkpoint
 from jobs.folder import RunFolder
 from jobs.leader import Leader
 from jobs.plan import Plan, make_plan
-from jobs.prepare import split_of
+from jobs.prepare import fetched_store, split_of
 from jobs.runtime import Runtime
 from jobs.schema import RunConfig
-from semisup_core.data.store import open_store
 from semisup_core.devices import make_strategy, set_precision, set_threads
 from semisup_core.errors import DataError, NumericalError
 from semisup_core.trainer import Trainer
 
 
-def worker_loop(config: RunConfig, folder: RunFolder, store_path: Path, runtime: Runtime) -> None:
+def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: Runtime) -> None:
     """Trains one run to its end, from its newest good checkpoint if it has one.
 
     Args:
         config: the run.
         folder: described by the driver; rank 0 writes into it.
-        store_path: the prepared store, readable by this worker.
+        store_name: of the prepared store in the run's storage.
         runtime: this worker's surroundings.
 
     Raises:
@@ -38,9 +36,10 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_path: Path, runtime:
     set_threads(runtime.cpus)
     set_precision(config.trainer.precision)
     strategy = make_strategy(runtime.world_size, config.debug.logical_devices)
-    store = open_store(store_path)
+    store = fetched_store(folder.storage, store_name)
     split = split_of(config, store)
     plan = make_plan(config, split, len(store.class_names), strategy.num_replicas_in_sync)
+    folder.fetch(whole=runtime.rank == 0)  # what rank 0 writes must not be fetched over by its neighbours
     method, trainer = build_training(config, store, plan, strategy, folder.initial_encoder)
     restored = _restored(folder, runtime)
     if restored:
@@ -93,17 +92,17 @@ def _train(
     return paused
 
 
-def _restored(folder: RunFolder, runtime: Runtime) -> checkpoints.Checkpoint | None:
+def _restored(folder: RunFolder, runtime: Runtime) -> Checkpoint | None:
     """The checkpoint that rank 0 chooses, on every rank."""
-    chosen = checkpoints.newest(folder.checkpoints, runtime.say) if runtime.rank == 0 else None
+    chosen = folder.checkpoints.newest(runtime.say) if runtime.rank == 0 else None
     step = runtime.agree(chosen.step if chosen else None)
     if runtime.rank == 0 or step is None:
         return chosen
-    same = checkpoints.open_step(folder.checkpoints, step)
+    same = folder.checkpoints.open_step(step)
     if same is None:
         raise DataError(
-            f"worker {runtime.rank} cannot read the checkpoint of step {step} in {folder.checkpoints}, worker 0 can; "
-            "storage must be one folder that all workers see"
+            f"worker {runtime.rank} cannot read the checkpoint of step {step} in {folder.url}, worker 0 can; storage "
+            "must be an object store, or one folder that all workers see"
         )
     return same
 

@@ -6,11 +6,15 @@ class SemisupError(Exception):
 
 
 class DataError(SemisupError):
-    """The data set is missing, damaged, too small for the request, or cannot be stored."""
+    """The data set is missing, damaged or too small for the request."""
 
 
 class CorruptImage(DataError):
     """One image cannot be decoded; the message names it and says why."""
+
+
+class StorageError(SemisupError):
+    """What is to be kept cannot be written, or there is too little space for it."""
 
 
 class NumericalError(SemisupError):

@@ -102,6 +102,7 @@ def prepare(
     stores: str | Path,
     corrupt_quota: float = 0.01,
     progress: bool = True,
+    fetch: Callable[[Path], Any] | None = None,
     **settings: Any,
 ) -> Store:
     """Opens the store of a data set, writing it first where it is new or its files have changed or moved.
@@ -112,6 +113,7 @@ def prepare(
         stores: folder that holds the stores, each in ``<name>-<image_size>-<key>``.
         corrupt_quota: largest fraction of images that may fail to decode.
         progress: draw a bar on stderr while writing.
+        fetch: called with the store's folder, to bring it here if it exists elsewhere.
         **settings: the source's own, such as ``path``; see its entry in `SOURCES`.
 
     Raises:
@@ -124,6 +126,8 @@ def prepare(
     module, function = SOURCES[name].function.split(":")
     found = getattr(import_module(module), function)(image_size=image_size, **settings)
     place = Path(stores) / f"{name}-{image_size}-{found.key[:12]}"
+    if fetch:
+        fetch(place)
     if place.exists():
         store = open_store(place)
     else:

@@ -30,7 +30,7 @@ from semisup_core.data.manifest import (
     fingerprint,
 )
 from semisup_core.data.store import Store, open_store
-from semisup_core.errors import CorruptImage, DataError
+from semisup_core.errors import CorruptImage, DataError, StorageError
 
 if TYPE_CHECKING:
     from semisup_core.data.sources import Source
@@ -57,7 +57,8 @@ def write_store(path: str | Path, source: Source, *, corrupt_quota: float, progr
         progress: draw a bar with the time left on stderr.
 
     Raises:
-        DataError: too many corrupt images, not enough space, or a folder that cannot be written.
+        DataError: too many corrupt images.
+        StorageError: not enough space, or a folder that cannot be written.
     """
     path = Path(path).absolute()
     if path.exists():
@@ -240,9 +241,9 @@ def _check_space(path: Path, source: Source) -> None:
         raise _cannot_write(path, source, "not enough space")
 
 
-def _cannot_write(path: Path, source: Source, why: str) -> DataError:
+def _cannot_write(path: Path, source: Source, why: str) -> StorageError:
     existing = next(folder for folder in path.absolute().parents if folder.is_dir())
-    return DataError(
+    return StorageError(
         f"cannot write the store {path}: {why}. It needs {_needed_bytes(source):,} bytes, its disk has "
         f"{shutil.disk_usage(existing).free:,} free; make room or choose another storage folder"
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_runs import TOLERANCE, distance, words
 
-from jobs import checkpoint
+from jobs.checkpoint import Checkpoints
 from jobs.tracking import read_rows
 from semisup_core.methods import METHODS
 
@@ -74,7 +74,7 @@ def runs(tmp_path_factory):
 
 
 def state(run):
-    return checkpoint.newest(run / "checkpoints").state()
+    return Checkpoints(run / "checkpoints").newest().state()
 
 
 def rows(run):

@@ -5,6 +5,7 @@ import pytest
 from jobs import baselines, config
 from jobs.baselines import pixel_baselines
 from jobs.prepare import split_of
+from jobs.storage import FolderStorage
 from semisup_core.evaluation.protocols import Measured
 
 
@@ -20,7 +21,7 @@ def measured_pixels(digits, tmp_path):
             return [Measured(name, 0.25, 400, "", (0.2, 0.3), 0.24) for name in names]
 
         split = split_of(config.load([f"seed={seed}"]), digits)
-        return pixel_baselines(tmp_path, digits, split, "test", protocols, measure), asked
+        return pixel_baselines(FolderStorage(tmp_path), digits, split, "test", protocols, measure), asked
 
     return run
 

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from jobs import checkpoint, config, driver
+from jobs import config, driver
+from jobs.checkpoint import Checkpoints
 from jobs.cluster import _shares
 from jobs.errors import ConfigError
 from jobs.tracking import read_rows
@@ -42,7 +43,7 @@ def test_two_workers_resume_and_compute_the_run_of_one_process(cli, tmp_path):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "local"), rel=1e-9)
     of_two, of_local = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("two", "local"))
     assert of_two["test"] == of_local["test"] and of_two["complete"]
-    weights = [checkpoint.newest(tmp_path / name / "checkpoints").state() for name in ("two", "local")]
+    weights = [Checkpoints(tmp_path / name / "checkpoints").newest().state() for name in ("two", "local")]
     difference = sum(np.sum((weights[0][key] - weights[1][key]) ** 2) for key in weights[1])
     assert np.sqrt(difference / sum(np.sum(value**2) for value in weights[1].values())) <= 1e-9
 
@@ -87,7 +88,7 @@ def test_an_interrupt_ends_the_run_with_130_and_it_can_be_resumed(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "the same command resumes" in errors
-    assert checkpoint.newest(tmp_path / "run" / "checkpoints").step >= 4
+    assert Checkpoints(tmp_path / "run" / "checkpoints").newest().step >= 4
 
 
 @pytest.mark.slow

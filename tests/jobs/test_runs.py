@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs import checkpoint, config, driver
+from jobs import config, driver
+from jobs.checkpoint import Checkpoints
 from jobs.folder import RunFolder
 from jobs.run_list import list_runs, run_line
+from jobs.storage import FolderStorage
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
@@ -52,8 +54,8 @@ def test_what_is_listed_for_stopped_unfinished_and_broken_runs(run_copy, command
 
     def gone_on(path):
         stopped(path)
-        newest = checkpoint.newest(path / "checkpoints")
-        checkpoint.save(path / "checkpoints", newest.state(), {**newest.meta, "step": 999, "epoch": 9})
+        newest = Checkpoints(path / "checkpoints").newest()
+        Checkpoints(path / "checkpoints").save(newest.state(), {**newest.meta, "step": 999, "epoch": 9})
 
     changed("stopped", stopped)
     changed("unfinished", unfinished)
@@ -115,7 +117,7 @@ def test_it_answers_without_loading_anything_heavy(trained_run):
 
 def test_no_storage_and_no_runs(command, tmp_path):
     assert command("jobs.runs", f"storage={tmp_path / 'none'}").code == 2
-    assert list_runs(tmp_path) == f"no runs in {tmp_path}"
+    assert list_runs(FolderStorage(tmp_path)) == f"no runs in {tmp_path}"
 
 
 @pytest.mark.parametrize(

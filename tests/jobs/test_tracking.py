@@ -1,6 +1,8 @@
 """Rows are written once and only with their checkpoint, and nothing that W&B does stops a run."""
 
 import json
+import resource
+import signal
 from functools import cache
 from types import SimpleNamespace
 
@@ -8,6 +10,7 @@ import pytest
 import wandb
 
 from jobs.config import load
+from jobs.folder import RunFolder
 from jobs.tracking import Tracker, read_rows
 
 
@@ -42,11 +45,13 @@ def config(tracking, mode):
 
 @pytest.fixture
 def start(tmp_path):
-    """`start(resumed_step, tracking=…)`: a tracker in tmp_path that keeps in `said` what it tells the user."""
+    """`start(resumed_step, spool, tracking=…)`: a tracker in tmp_path/run; what it tells the user is in its `said`."""
 
-    def make(resumed_step=0, tracking="none", mode="offline"):
+    def make(resumed_step=0, spool=None, tracking="none", mode="offline"):
         said = []
-        tracker = Tracker(config(tracking, mode), tmp_path, "run", resumed_step, said.append)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        restored = SimpleNamespace(step=resumed_step, spool=lambda: spool) if resumed_step else None
+        tracker = Tracker(config(tracking, mode), RunFolder(tmp_path / "run"), restored, said.append)
         tracker.said = said
         return tracker
 
@@ -72,7 +77,15 @@ def fake(monkeypatch):
 
 
 def rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def commit(tracker):
+    """What happens around a checkpoint; returns the rows that it carries."""
+    spool = tracker.unwritten()
+    tracker.write(spool)
+    tracker.publish()
+    return spool
 
 
 class TestRows:
@@ -81,17 +94,17 @@ class TestRows:
         tracker.log(1, {"loss": 0.5})
         tracker.log(2, {"loss": 0.25})
         assert rows(tmp_path) == []
-        tracker.commit()
+        commit(tracker)
         assert rows(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
-        tracker.commit()
+        commit(tracker)
         tracker.log(3, {"loss": 0.125})
-        tracker.commit()
+        commit(tracker)
         tracker.close({})
         assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
 
     def test_rows_that_were_never_committed_are_gone(self, start, tmp_path):
         start().log(1, {"loss": 0.5})
-        start().commit()
+        commit(start())
         assert rows(tmp_path) == []
 
     @pytest.mark.parametrize(("resumed_step", "kept"), [(0, []), (2, [1, 2]), (9, [1, 2, 3])])
@@ -99,39 +112,81 @@ class TestRows:
         tracker = start()
         for step in (1, 2, 3):
             tracker.log(step, {"loss": float(step)})
-        tracker.commit()
+        commit(tracker)
         resumed = start(resumed_step)
         assert [row["step"] for row in rows(tmp_path)] == kept
         resumed.log(resumed_step + 1, {"loss": 0.0})
-        resumed.commit()
+        commit(resumed)
         assert [row["step"] for row in rows(tmp_path)] == [*kept, resumed_step + 1]
+
+    def test_rows_that_only_the_checkpoint_has_are_written_on_resume(self, start, tmp_path):
+        tracker = start()
+        tracker.log(1, {"loss": 0.5})
+        commit(tracker)
+        tracker.log(2, {"loss": 0.25})
+        tracker.log(3, {"loss": 0.125})
+        carried = tracker.unwritten()  # and then the machine is gone
+        assert carried.after == 1
+        resumed = start(3, carried)
+        assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+        assert resumed.unwritten() == (3, [])
+
+    def test_rows_that_the_file_has_too_are_there_once(self, start, tmp_path):
+        tracker = start()
+        tracker.log(1, {"loss": 0.5})
+        carried = commit(tracker)
+        tracker.log(2, {"loss": 0.25})
+        commit(tracker)
+        start(1, carried)
+        assert [row["step"] for row in rows(tmp_path)] == [1]
+
+    def test_what_a_full_disk_cuts_off_is_written_the_next_time(self, start, tmp_path, monkeypatch):
+        tracker = start()
+        tracker.log(1, {"loss": 0.5})
+        commit(tracker)
+        tracker.log(2, {"loss": 0.25})
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        full = (tmp_path / "run" / "metrics.jsonl").stat().st_size + 5
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (full, limits[1]))
+        try:
+            with pytest.raises(OSError):
+                commit(tracker)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, before)
+        assert [row["step"] for row in rows(tmp_path)] == [1]
+        tracker.log(3, {"loss": 0.125})
+        assert commit(tracker).after == 1
+        assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
 
     def test_a_row_and_an_evaluation_of_the_same_step_both_stay(self, start, tmp_path):
         tracker = start()
         tracker.log(2, {"loss": 0.5})
         tracker.log(2, {"epoch": 1, "validation/knn20": 0.75})
-        tracker.commit()
+        commit(tracker)
         start(2)
         assert [sorted(row) for row in rows(tmp_path)] == [["loss", "step"], ["epoch", "step", "validation/knn20"]]
 
     @pytest.mark.parametrize("cut", ["{", '{"step": 2', '{"step": 2, "loss": 0.2', '{"step": 2, "loss": "a'])
     def test_a_last_line_cut_off_is_left_out(self, start, tmp_path, cut):
-        file = tmp_path / "metrics.jsonl"
+        file = tmp_path / "run" / "metrics.jsonl"
+        file.parent.mkdir()
         file.write_text('{"step": 1, "loss": 0.5}\n' + cut)
         assert read_rows(file) == [{"step": 1, "loss": 0.5}]
         tracker = start(2)
         tracker.log(2, {"loss": 0.25})
-        tracker.commit()
+        commit(tracker)
         assert rows(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
 
     def test_no_file_has_no_rows(self, tmp_path):
-        assert read_rows(tmp_path / "metrics.jsonl") == []
+        assert read_rows(tmp_path / "run" / "metrics.jsonl") == []
 
     def test_without_wandb_it_is_never_started(self, start, fake):
         run = fake()
         tracker = start()
         tracker.log(1, {"loss": 0.5})
-        tracker.commit()
+        commit(tracker)
         tracker.close({"test/knn20": 0.5})
         assert run.calls == [] and tracker.said == []
 
@@ -142,8 +197,8 @@ class TestWandb:
         tracker = start(tracking="wandb")
         tracker.log(1, {"loss": 0.5})
         assert run.rows == []
-        tracker.commit()
-        tracker.commit()
+        commit(tracker)
+        commit(tracker)
         assert run.rows == [{"train/step": 1, "loss": 0.5}]
         tracker.close({"test/knn20": 0.5})
         assert run.calls[-2:] == ["update", "finish"] and tracker.said == []
@@ -154,7 +209,7 @@ class TestWandb:
         tracker = start(tracking="wandb")
         for step in (1, 2):
             tracker.log(step, {"loss": 0.5})
-            tracker.commit()
+            commit(tracker)
         tracker.close({"test/knn20": 0.5})
         assert run.calls.count(failing) == 1
         assert len(tracker.said) == 1 and "the network is down" in tracker.said[0] and str(tmp_path) in tracker.said[0]
@@ -165,13 +220,36 @@ class TestWandb:
         start(tracking="wandb")
         start(tracking="wandb", resumed_step=3)
         first, again = run.inits
-        assert first["id"] == again["id"] == (tmp_path / ".wandb_id").read_text()
+        assert first["id"] == again["id"] == (tmp_path / "run" / ".wandb_id").read_text()
         assert first["resume"] == "allow" and first["name"] == "run"
+
+    def test_no_step_is_sent_twice_and_a_rollback_is_named(self, start, fake):
+        run = fake()
+        tracker = start(tracking="wandb")
+        for step in (1, 2, 3):
+            tracker.log(step, {"loss": 0.5})
+        commit(tracker)
+        again = start(1, tracking="wandb")  # the newer checkpoints were lost
+        for step in (2, 3, 4):
+            again.log(step, {"loss": 0.5})
+        commit(again)
+        assert [row["train/step"] for row in run.rows] == [1, 2, 3, 3, 4]
+        assert run.rows[3] == {"train/step": 3, "rollback/from": 3, "rollback/to": 1}
+
+    def test_what_was_never_sent_is_sent_after_a_resume(self, start, fake):
+        run = fake()
+        tracker = start(tracking="wandb")
+        tracker.log(1, {"loss": 0.5})
+        commit(tracker)
+        tracker.log(2, {"loss": 0.25})
+        resumed = start(2, tracker.unwritten(), tracking="wandb")
+        commit(resumed)
+        assert [row["train/step"] for row in run.rows] == [1, 2]
 
     def test_a_new_folder_of_the_same_name_is_another_run(self, start, fake, tmp_path):
         run = fake()
         start(tracking="wandb")
-        (tmp_path / ".wandb_id").unlink()
+        (tmp_path / "run" / ".wandb_id").unlink()
         start(tracking="wandb")
         assert run.inits[0]["id"] != run.inits[1]["id"]
 

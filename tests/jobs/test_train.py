@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs import checkpoint, config, driver
+from jobs import config, driver
+from jobs.checkpoint import Checkpoints
 from jobs.errors import ConfigError
 from jobs.prepare import split_of
 from jobs.tracking import read_rows
@@ -41,7 +42,7 @@ def clean(rows):
 
 
 def arrays(run):
-    return checkpoint.newest(run / "checkpoints").state()
+    return Checkpoints(run / "checkpoints").newest().state()
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +146,14 @@ def test_resumed_run_is_the_straight_one(finished, storage, stop_after, capsys):
 
 def test_killed_between_log_and_checkpoint_no_row_is_lost(finished, storage, monkeypatch):
     run = storage / "killed"
-    real = checkpoint.save
+    real = Checkpoints.save
 
-    def dies_at_step_8(folder, state, meta):
+    def dies_at_step_8(self, state, meta, spool):
         if meta["step"] == 8:
             raise KeyboardInterrupt
-        return real(folder, state, meta)
+        return real(self, state, meta, spool)
 
-    monkeypatch.setattr(checkpoint, "save", dies_at_step_8)
+    monkeypatch.setattr(Checkpoints, "save", dies_at_step_8)
     with pytest.raises(KeyboardInterrupt):
         driver.train(small(storage, run.name))
     monkeypatch.undo()

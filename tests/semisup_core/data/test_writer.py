@@ -12,7 +12,7 @@ from PIL import Image
 
 from semisup_core.data import writer
 from semisup_core.data.writer import write_store
-from semisup_core.errors import DataError
+from semisup_core.errors import DataError, StorageError
 
 ROOT = Path(__file__).parents[3]
 
@@ -56,7 +56,7 @@ def test_any_failure_leaves_nothing(tmp_path, error, make_source):
 def test_disk_known_to_be_too_small(tmp_path, monkeypatch, write):
     usage = shutil.disk_usage(tmp_path)._replace(free=5_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"not enough space.* needs 1\d,\d{3} bytes, .* 5,000 free"):
+    with pytest.raises(StorageError, match=r"not enough space.* needs 1\d,\d{3} bytes, .* 5,000 free"):
         write(tmp_path / "stores" / "s")
     assert os.listdir(tmp_path / "stores") == []
 
@@ -75,12 +75,12 @@ def test_disk_that_fills_while_writing(tmp_path, pictures, write):
     code = f"""
 import resource
 from semisup_core.data.sources import prepare
-from semisup_core.errors import DataError
+from semisup_core.errors import StorageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:
     stores = {str(tmp_path / "stores")!r}
     prepare("folder", path={str(pictures)!r}, image_size=64, stores=stores, progress=False)
-except DataError as error:
+except StorageError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -90,7 +90,7 @@ except DataError as error:
 
 def test_place_that_cannot_hold_a_store(tmp_path, write):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write the store"):
+    with pytest.raises(StorageError, match="cannot write the store"):
         write(tmp_path / "file" / "s")
 
 

@@ -1,0 +1,186 @@
+"""Runs in an object store: a real S3 server on loopback, real commands."""
+
+import json
+import shutil
+import urllib.request
+
+import numpy as np
+import pytest
+
+from jobs import config, driver
+from jobs.errors import ConfigError, UnavailableError
+from jobs.folder import find_run
+from jobs.storage import open_storage
+
+SMALL = [
+    "runtime=local",
+    "encoder.width=8",
+    "trainer.unlabelled_batch=16",
+    "trainer.labelled_batch=20",
+    "trainer.steps_per_epoch=4",
+    "trainer.epochs=2",
+    "method.projection=[16]",
+    "evaluation.protocols=[knn20]",
+    "evaluation.monitor=knn20",
+]
+
+pytestmark = pytest.mark.xdist_group("object store")
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The address of an S3 server with a bucket named `runs`."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    urllib.request.urlopen(urllib.request.Request(f"{address}/runs", method="PUT"), timeout=30).close()
+    yield address
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def cloud(server, tmp_path_factory):
+    """What a machine with credentials has in its environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", server)
+        patch.setenv("AWS_ACCESS_KEY_ID", "name")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-that-nobody-may-see")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("SEMISUP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def another_machine(cloud, tmp_path, monkeypatch):
+    """From here on, nothing is on this machine."""
+
+    def move(name="another"):
+        monkeypatch.setenv("SEMISUP_CACHE", str(tmp_path / name))
+
+    return move
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_sent_is_fetched_elsewhere(another_machine, tmp_path):
+    here = open_storage("s3://runs/files")
+    here.check()
+    run = here.root / "run"
+    (run / "inner").mkdir(parents=True)
+    (run / "a.txt").write_text("one")
+    (run / "inner" / "b.bin").write_bytes(bytes(9 << 20))  # in several parts
+    here.send(run)
+    assert here.names(here.root) == ["run"] and here.names(run) == ["a.txt", "inner"]
+    another_machine()
+    there = open_storage("s3://runs/files")
+    there.fetch(there.root / "run")
+    assert tree(there.root / "run") == tree(run)
+    (there.root / "run" / "a.txt").write_text("two")
+    (there.root / "run" / "inner" / "b.bin").unlink()
+    there.send(there.root / "run")
+    here.fetch(run)
+    assert tree(run) == {"a.txt": b"two"}
+    here.move(run, here.root / "aside")
+    assert here.names(here.root) == ["aside"] and tree(here.root / "aside") == {"a.txt": b"two"}
+    here.remove(here.root / "aside")
+    assert here.names(here.root) == [] and not (here.root / "aside").exists()
+
+
+def test_what_another_machine_did_not_change_is_not_fetched_again(another_machine):
+    here = open_storage("s3://runs/again")
+    run = here.root / "run"
+    run.mkdir(parents=True)
+    (run / "a.txt").write_text("one")
+    here.send(run)
+    another_machine()
+    there = open_storage("s3://runs/again")
+    there.fetch(there.root / "run")
+    file = there.root / "run" / "a.txt"
+    before = file.stat().st_ino
+    there.fetch(there.root / "run")
+    assert file.stat().st_ino == before
+    assert file.stat().st_mtime_ns == (run / "a.txt").stat().st_mtime_ns
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The run in a folder, from start to end."""
+    storage = tmp_path_factory.mktemp("straight")
+    driver.train(config.load([f"storage={storage}", "name=run", *SMALL]))
+    return storage / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(cloud, straight):
+    """The same in an object store, stopped in mid-epoch and resumed with an empty cache."""
+    line = ["storage=s3://runs/trained", "name=run", *SMALL]
+    assert driver.train(config.load([*line, "debug.steps=3"])) is None
+    shutil.rmtree(open_storage("s3://runs/trained").root)
+    return driver.train(config.load(line))
+
+
+def test_a_run_resumes_from_the_object_store(trained, straight):
+    run = find_run("run", "s3://runs/trained")
+    ours, theirs = (each.checkpoints.newest() for each in (run, find_run(str(straight), "")))
+    assert ours.step == theirs.step == 8
+    ours, theirs = ours.state(), theirs.state()
+    assert not [name for name in theirs if not np.array_equal(ours[name], theirs[name])]
+    summary = json.loads((straight / "summary.json").read_text())
+    assert trained["test"] == summary["test"] and trained["folder"] == "s3://runs/trained/run"
+    assert set(run.storage.names(run.path)) == {path.name for path in straight.iterdir()}
+
+
+def test_commands_work_on_it_from_another_machine(trained, another_machine, cli, tmp_path, digits):
+    another_machine()
+    storage = "storage=s3://runs/trained"
+    listed = cli("jobs.runs", storage)
+    assert "finished" in listed.stdout, listed.stderr
+    measured = cli("jobs.evaluate", "run", "protocols=knn20", storage)
+    assert f"{trained['test']['knn20']['accuracy']:.4f}" in measured.stdout, measured.stderr
+    assert "evaluation.json" in open_storage("s3://runs/trained").names(find_run("run", "s3://runs/trained").path)
+    again = cli("jobs.train", "storage=s3://runs/trained", "name=run", *SMALL)
+    assert again.returncode == 0 and "is finished" in again.stdout, again.stderr
+
+
+def test_no_secret_is_written(trained):
+    storage = open_storage("s3://runs/trained")
+    storage.fetch(storage.root)
+    assert not [name for name, content in tree(storage.root).items() if b"a-secret-that" in content]
+
+
+def test_resume_false_moves_the_old_run_aside(trained):
+    line = ["storage=s3://runs/trained", "name=run", *SMALL, "resume=false", "debug.steps=1"]
+    driver.train(config.load(line))
+    storage = open_storage("s3://runs/trained")
+    assert {"run", "run.old-1"} <= set(storage.names(storage.root))
+    assert "summary.json" in storage.names(storage.root / "run.old-1")
+    assert "summary.json" not in storage.names(storage.root / "run")
+
+
+@pytest.mark.parametrize(
+    "place, words",
+    [
+        ("ftp://a/b", ["s3://", "ftp"]),
+        ("s3://", ["s3://BUCKET"]),
+        ("s3://key:secret@bucket/x", ["without a key", "environment"]),
+        ("az://container/x", ["AZURE_STORAGE_ACCOUNT"]),
+    ],
+)
+def test_addresses_that_cannot_be(place, words):
+    with pytest.raises(ConfigError) as caught:
+        config.load([f"storage={place}"])
+    assert all(word in str(caught.value) for word in words) and "key:secret" not in str(caught.value)
+
+
+def test_a_bucket_that_is_not_there_and_a_server_that_does_not_answer(cloud, cli, monkeypatch):
+    with pytest.raises(UnavailableError, match="s3://nobody/x.*does not exist"):
+        open_storage("s3://nobody/x").check()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    done = cli("jobs.train", "storage=s3://runs/x", *SMALL)
+    assert done.returncode == 5 and "s3://runs/x" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
