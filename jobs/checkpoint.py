@@ -191,12 +191,17 @@ class Checkpoints:
         return [self.path / name for name in self._storage.names(self.path) if name.startswith("step-")]
 
     def _of_step(self, step: int) -> Path:
-        return self.path / f"step-{step:09d}"
+        return self.path / checkpoint_name(step)
 
     def _open(self, path: Path) -> Checkpoint | str:
         """The checkpoint, or what is wrong with it."""
         self._storage.fetch(path)
         return _problem(path) or Checkpoint(path, json.loads((path / _META).read_text()))
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of the folder of a step."""
+    return f"step-{step:09d}"
 
 
 def _problem(path: Path) -> str | None:

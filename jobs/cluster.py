@@ -18,6 +18,7 @@ from jobs.errors import ConfigError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.quiet import stderr_aside
 from jobs.schema import RunConfig
+from jobs.stopping import signals_ask
 from jobs.storage import open_storage
 from semisup_core.data.store import Store
 from semisup_core.errors import SemisupError
@@ -57,7 +58,7 @@ def run(
         console = ray.remote(num_cpus=0)(Console).remote()
         printer = Printer(console)
         try:
-            _fit(_trainer(config, folder, store, cpus, gpus, console))
+            stopped = _fit(_trainer(config, folder, store, cpus, gpus, console), console, config.runtime.grace_seconds)
         except ray.train.TrainingFailedError as error:
             raise ray.get(console.failure.remote()) or TrainingError(str(error)) from error
         finally:
@@ -65,6 +66,9 @@ def run(
         failure = ray.get(console.failure.remote())
         if failure:
             raise failure
+        folder.fetch()  # another machine may have written it
+        if stopped and not folder.finished():
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         # Shutting Ray down under a fit() that still runs can end this process with Ray's exit code. A private cluster
         # dies with its driver, and a shared one ends the job's actors when the driver is gone.
@@ -105,8 +109,15 @@ def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gp
     )
 
 
-def _fit(trainer: Any) -> None:
-    """Runs `fit` beside the main thread, where Ray would take the signals for itself and end with exit code 0."""
+def _fit(trainer: Any, console: Any, grace_seconds: float) -> bool:
+    """Runs `fit` beside the main thread, where Ray would take the signals for itself and end with exit code 0.
+
+    Returns:
+        Whether a signal ended it.
+
+    Raises:
+        KeyboardInterrupt: the workers did not end within their grace, or a second signal came.
+    """
     outcome: list[Exception] = []
 
     def fit() -> None:
@@ -117,10 +128,17 @@ def _fit(trainer: Any) -> None:
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
+    with signals_ask() as asked:
+        while thread.is_alive() and not asked.is_set():
+            thread.join(POLL_SECONDS)
+        if asked.is_set():
+            console.stop.remote()
+            thread.join(grace_seconds)
+            if thread.is_alive():
+                raise KeyboardInterrupt
     if outcome:
         raise outcome[0]
+    return asked.is_set()
 
 
 def _work(job: dict[str, Any]) -> None:

@@ -16,6 +16,15 @@ class Console:
         """Starts empty."""
         self._lines: list[str] = []
         self._failure: Exception | None = None
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Tells the workers to save and end."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
 
     def write(self, line: str) -> None:
         """Adds a line."""

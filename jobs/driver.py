@@ -14,6 +14,7 @@ from jobs.prepare import prepare_store, split_of
 from jobs.quiet import quiet_environment, stderr_aside
 from jobs.report import final_table
 from jobs.schema import RunConfig
+from jobs.stopping import signals_ask
 from jobs.storage import open_storage
 from semisup_core.data.store import Store
 
@@ -75,7 +76,6 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
         from jobs import cluster
 
         cluster.run(config, folder, store, begin, keep_cluster)
-    folder.fetch()  # another machine may have written it
     summary = folder.finished()
     if summary:
         print(final_table(summary), flush=True)
@@ -95,7 +95,10 @@ def _run_here(config: RunConfig, folder: RunFolder, store: Store, begin: Callabl
     from jobs.runtime import LocalRuntime
     from jobs.worker import worker_loop
 
-    worker_loop(config, folder, store.path.name, LocalRuntime())
+    with signals_ask() as asked:
+        worker_loop(config, folder, store.path.name, LocalRuntime(asked))
+    if asked.is_set() and not folder.finished():
+        raise KeyboardInterrupt
 
 
 def _check_storage(config: RunConfig) -> None:

@@ -227,12 +227,13 @@ class Leader:
         pixels = pixel_baselines(self._folder.storage, self._store, self._split, "test", protocols, measure_pixels)
         return self._evaluator.measure("test", protocols), pixels
 
-    def pause(self, epoch: int) -> None:
+    def pause(self, epoch: int, why: str) -> None:
         """Saves in mid-epoch, without evaluating: the run that goes on from here must equal one that never paused."""
         self._save(epoch)
         self._saver.wait(last=True)
         where = f"stopped after step {self._trainer.step} of {self._plan.total_steps}"
-        self._say(f"{where} (debug.steps); the same command without it goes on from here")
+        again = "the same command without it" if why == "debug.steps" else "the same command"
+        self._say(f"{where} ({why}); {again} goes on from here")
 
     def _select(self) -> str:
         """Puts the best weights by validation in place; without validation the last ones stay."""

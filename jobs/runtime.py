@@ -2,10 +2,13 @@
 
 import json
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+_LISTEN_SECONDS = 1.0
 _REPORT_SECONDS = 10.0  # Ray's controller polls every 2 s: reports closer than that would hold up training
 
 
@@ -25,6 +28,9 @@ class Runtime(Protocol):
     def say(self, line: str) -> None:
         """Shows a line to the user."""
 
+    def stop_asked(self) -> bool:
+        """Whether the user or the cluster wants this worker to save and end; may differ between ranks."""
+
     def agree(self, value: Any) -> Any:
         """Rank 0's value, on every rank; all ranks must call it equally often."""
 
@@ -41,6 +47,14 @@ class LocalRuntime:
     rank: int = 0
     world_size: int = 1
     cpus: float | None = None
+
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        """Keeps what is set when the user wants to stop."""
+        self._stop = stop or threading.Event()
+
+    def stop_asked(self) -> bool:
+        """Whether the event is set."""
+        return self._stop.is_set()
 
     def say(self, line: str) -> None:
         """Prints the line."""
@@ -76,6 +90,22 @@ class RayTrainRuntime:
         self.cpus = cpus
         self._console = console
         self._reported = time.monotonic()
+        self._stop = threading.Event()
+        if self.rank == 0:
+            threading.Thread(target=self._listen, name="listen", daemon=True).start()
+
+    def _listen(self) -> None:
+        """Asks the console every second, beside training, whether the user wants to stop."""
+        import ray
+
+        with suppress(ray.exceptions.RayError):
+            while not ray.get(self._console.stopping.remote()):
+                time.sleep(_LISTEN_SECONDS)
+            self._stop.set()
+
+    def stop_asked(self) -> bool:
+        """Whether the driver has passed a signal on."""
+        return self._stop.is_set()
 
     def say(self, line: str) -> None:
         """Sends the line to the driver's terminal."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.checkpoint import Checkpoint
+from jobs.checkpoint import Checkpoint, checkpoint_name
 from jobs.errors import UnavailableError
 from jobs.folder import RunFolder
 from jobs.schema import CheckpointConfig
@@ -53,6 +53,8 @@ class Saver:
             StorageError: `checkpoint.failures` saves failed in a row.
         """
         self.wait()
+        if self.last and self.last.name == checkpoint_name(meta["step"]):
+            return  # nothing has happened since
         spool = self._tracker.unwritten()
 
         def commit() -> None:

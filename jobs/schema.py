@@ -126,6 +126,7 @@ class RuntimeConfig(Settings):
     """Where the workers run; None derives a fair share of what the cluster has.
 
     `num_workers` is a number, or [fewest, most]: then Ray runs as many as the cluster has room for at the moment.
+    After a signal, workers have `grace_seconds` for a checkpoint.
     """
 
     name: str = setting("ray", one_of=("local", "ray"))
@@ -133,6 +134,7 @@ class RuntimeConfig(Settings):
     cpus_per_worker: float | None = setting(None, above=0.0)
     gpus_per_worker: int | None = setting(None, at_least=0)
     max_failures: int = setting(3, at_least=-1)
+    grace_seconds: float = setting(60.0, at_least=0.0)
     address: str | None = None
 
     def __post_init__(self) -> None:

@@ -65,10 +65,10 @@ def _train(
     leader: Leader | None,
     started: float,
 ) -> bool:
-    """Epoch after epoch until the plan's last step, early stopping, or the time or steps allowed are used up.
+    """Epoch after epoch until the plan's last step, early stopping, the time or steps allowed are used up, or a signal.
 
     Returns:
-        Whether debug.steps paused the run before its end.
+        Whether the run was paused before its end, by debug.steps or a signal.
     """
     last = min(plan.total_steps, config.debug.steps or plan.total_steps)
     stop = runtime.agree(leader.stopped is not None if leader else None)
@@ -78,17 +78,20 @@ def _train(
         end = min(epoch_end, last)
         if leader:
             leader.begin_epoch()
-        while trainer.step < end:
-            _advance(trainer, iterator, min(config.trainer.steps_per_call, end - trainer.step), leader)
+        while trainer.step < end and not trainer.stop_asked:
+            steps = min(config.trainer.steps_per_call, end - trainer.step)
+            _advance(trainer, iterator, steps, leader, runtime.stop_asked())
         _check_finite(trainer, leader)
-        if leader and end == epoch_end:
-            leader.end_epoch(epoch, last=end == plan.total_steps, minutes=(time.perf_counter() - started) / 60)
+        if leader and trainer.step == epoch_end:
+            leader.end_epoch(epoch, last=epoch_end == plan.total_steps, minutes=(time.perf_counter() - started) / 60)
         stop, due = runtime.agree((leader.stopped is not None, runtime.due()) if leader else None)
         if due:
             runtime.report({"epoch": epoch, "step": trainer.step}, leader.last_checkpoint if leader else None)
+        if trainer.stop_asked:
+            break
     paused = trainer.step < plan.total_steps and not stop
     if leader and paused:
-        leader.pause(trainer.step // plan.steps_per_epoch)
+        leader.pause(trainer.step // plan.steps_per_epoch, "a signal" if trainer.stop_asked else "debug.steps")
     return paused
 
 
@@ -107,10 +110,10 @@ def _restored(folder: RunFolder, runtime: Runtime) -> Checkpoint | None:
     return same
 
 
-def _advance(trainer: Trainer, iterator: Any, steps: int, leader: Leader | None) -> None:
+def _advance(trainer: Trainer, iterator: Any, steps: int, leader: Leader | None, ask_to_stop: bool) -> None:
     first = trainer.step
     with _last_good_named(leader):
-        logs = trainer.run(iterator, steps)
+        logs = trainer.run(iterator, steps, ask_to_stop)
     if leader:
         leader.log(first, logs)
 

@@ -317,11 +317,20 @@ def test_wandb_offline_keeps_a_real_run_file(storage, tmp_path):
     assert len(files) == 1 and files[0].stat().st_size > 1000
 
 
-def test_a_termination_signal_ends_a_local_run_with_130(tmp_path):
-    words = ["jobs.train", f"storage={tmp_path}", "name=run", *SMALL, "trainer.epochs=1000"]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-m", *words], stdout=pipe, stderr=pipe, text=True)
+def test_a_termination_signal_saves_in_mid_epoch_and_ends_with_130(tmp_path):
+    # Later settings win: epochs long enough to be stopped in the middle of one.
+    words = [f"storage={tmp_path}", *SMALL, "trainer.epochs=1000", "trainer.steps_per_epoch=200"]
+    command = [sys.executable, "-m", "jobs.train", *words, "name=run"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert any(line.startswith("epoch") for line in iter(process.stdout.readline, ""))
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command resumes" in errors, errors
+    stopped = Checkpoints(tmp_path / "run" / "checkpoints").newest()
+    assert stopped.step % 200
+    driver.train(config.load([*words, "name=straight", f"debug.steps={stopped.step}"]))
+    straight = arrays(tmp_path / "straight")
+    assert all(np.array_equal(value, straight[name]) for name, value in stopped.state().items())
+    assert clean(read_rows(tmp_path / "run" / "metrics.jsonl")) == clean(
+        read_rows(tmp_path / "straight" / "metrics.jsonl")
+    )
