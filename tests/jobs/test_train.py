@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from small_jobs import SMALL, clean
 
 from jobs import config, driver
 from jobs.checkpoint import Checkpoints
@@ -18,27 +19,9 @@ from jobs.tracking import read_rows
 from semisup_core.errors import NumericalError
 from semisup_core.evaluation.protocols import measure
 
-SMALL = [
-    "runtime=local",
-    "encoder=conv",
-    "encoder.width=8",
-    "method.projection=[8]",
-    "trainer.epochs=3",
-    "trainer.steps_per_epoch=4",
-    "trainer.unlabelled_batch=16",
-    "trainer.labelled_batch=20",
-    "trainer.steps_per_call=3",
-    "evaluation.protocols=[knn20,linear]",
-]
-
 
 def small(storage, name, *overrides):
     return config.load([f"storage={storage}", f"name={name}", *SMALL, *overrides])
-
-
-def clean(rows):
-    """Log rows without what a clock says."""
-    return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
 
 
 def arrays(run):

@@ -1,0 +1,82 @@
+"""What a full disk costs: the saves that meet it, and no more. The limit is the kernel's, on this process's files."""
+
+import resource
+import signal
+from contextlib import contextmanager
+
+import pytest
+from small_jobs import SMALL, clean
+
+from jobs import config, driver
+from jobs.checkpoint import Checkpoints
+from jobs.tracking import read_rows
+from semisup_core.errors import StorageError
+
+
+@contextmanager
+def full_disk(room):
+    """No file may grow beyond `room` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.fixture
+def full_at(monkeypatch):
+    """full_at(steps): the disk is full whenever a checkpoint of one of these steps is written."""
+    real = Checkpoints.save
+
+    def patch(steps):
+        def save(self, state, meta, spool):
+            if meta["step"] not in steps:
+                return real(self, state, meta, spool)
+            with full_disk(1000):
+                return real(self, state, meta, spool)
+
+        monkeypatch.setattr(Checkpoints, "save", save)
+
+    return patch
+
+
+def line(storage, *more):
+    return config.load([f"storage={storage}", "name=run", *SMALL, "trainer.epochs=4", *more])
+
+
+def test_a_failed_save_is_made_up_for_by_the_next(tmp_path, full_at, capsys):
+    full_at({4, 12})
+    summary = driver.train(line(tmp_path))
+    assert summary["complete"]
+    said = capsys.readouterr().out
+    assert said.count("could not be written") == 2 and said.count("training goes on") == 2
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert "step-000000016" in names and "step-000000012" not in names
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "train/loss" in row] == [
+        *range(1, 17)
+    ]
+
+
+def test_too_many_failures_in_a_row_end_the_run_and_it_resumes(tmp_path, full_at, monkeypatch):
+    driver.train(line(tmp_path / "straight"))
+    full_at({8, 12})
+    with pytest.raises(StorageError, match="step 12.*the last good one is step-000000004.*resumes"):
+        driver.train(line(tmp_path, "checkpoint.failures=2"))
+    monkeypatch.undo()
+    assert driver.train(line(tmp_path))["complete"]
+    files = [folder / "run" / "metrics.jsonl" for folder in (tmp_path, tmp_path / "straight")]
+    assert clean(read_rows(files[0])) == clean(read_rows(files[1]))
+
+
+def test_too_little_room_is_said_before_the_first_step(tmp_path, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
+    driver.train(line(tmp_path, "debug.steps=1"))  # the store is there
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StorageError, match="expected room for 4 checkpoints .* found 0 MB"):
+        driver.train(line(tmp_path, "resume=false", "encoder.width=64"))
