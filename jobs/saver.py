@@ -62,6 +62,7 @@ class Saver:
                 saved = self._folder.checkpoints.save(state, meta, spool)
                 self._tracker.write(spool)
                 self._folder.send()
+                self._tracker.confirm(spool)
                 self._folder.checkpoints.prune(meta["step"], self._config.keep, best_step)
                 self.last = saved.path
             except BaseException as error:  # looked at in the main thread

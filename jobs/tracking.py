@@ -41,6 +41,7 @@ class Tracker:
         after = spool.after if spool else self._written
         kept = [row for row in read_rows(self._path) if row["step"] <= after] + (spool.rows if spool else [])
         write_text(self._path, _lines(kept))
+        self._size = self._path.stat().st_size
         self._wandb = None
         if config.tracking.name == "wandb":
             self._wandb = _start_wandb(config, folder.path, folder.name, say)
@@ -59,19 +60,21 @@ class Tracker:
         return Spool(self._written, list(self._held))
 
     def write(self, spool: Spool) -> None:
-        """Adds the rows of a committed checkpoint to the file, whole or not at all."""
-        if not spool.rows:
-            return
-        size = self._path.stat().st_size
+        """Ends the file with the rows of a committed checkpoint, or as it was; `confirm` says that they are safe."""
         try:
+            os.truncate(self._path, self._size)
             with open(self._path, "a") as file:
                 file.write(_lines(spool.rows))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
-            os.truncate(self._path, size)
+            os.truncate(self._path, self._size)
             raise
-        self._written = max(row["step"] for row in spool.rows)
+
+    def confirm(self, spool: Spool) -> None:
+        """From now on, checkpoints need not carry these rows: the file has them, in the storage too."""
+        self._size = self._path.stat().st_size
+        self._written = max([row["step"] for row in spool.rows], default=self._written)
         del self._held[: len(spool.rows)]  # in place: training may be adding rows
         self._unpublished += spool.rows
 

@@ -84,6 +84,7 @@ def commit(tracker):
     """What happens around a checkpoint; returns the rows that it carries."""
     spool = tracker.unwritten()
     tracker.write(spool)
+    tracker.confirm(spool)
     tracker.publish()
     return spool
 
@@ -159,6 +160,14 @@ class TestRows:
         tracker.log(3, {"loss": 0.125})
         assert commit(tracker).after == 1
         assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+
+    def test_rows_that_did_not_reach_the_storage_are_carried_again_and_written_once(self, start, tmp_path):
+        tracker = start()
+        tracker.log(1, {"loss": 0.5})
+        tracker.write(tracker.unwritten())  # and then the storage does not take the file
+        tracker.log(2, {"loss": 0.25})
+        assert commit(tracker).after == 0
+        assert [row["step"] for row in rows(tmp_path)] == [1, 2]
 
     def test_a_row_and_an_evaluation_of_the_same_step_both_stay(self, start, tmp_path):
         tracker = start()
