@@ -5,8 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jobs.folder import write_text
-from jobs.storage import Storage
+from jobs.storage import Storage, write_text
 from semisup_core.data.splits import Split
 from semisup_core.data.store import Store
 from semisup_core.evaluation.protocols import DESCRIPTIONS, Measured

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from jobs import layers
-from jobs.errors import ConfigError, TrainingError, UnavailableError
+from jobs.errors import ConfigError, SupersededError, TrainingError, UnavailableError
 from semisup_core.errors import DataError, NumericalError, StorageError
 from semisup_core.settings import nearest
 
@@ -22,6 +22,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     NumericalError: 4,
     StorageError: 5,
     UnavailableError: 5,
+    SupersededError: 5,
     TrainingError: 1,
     OSError: 5,
 }

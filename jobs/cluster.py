@@ -14,7 +14,7 @@ import ray.train
 
 from jobs.config import from_dict, to_dict
 from jobs.console import POLL_SECONDS, Console, Printer
-from jobs.errors import ConfigError, TrainingError, UnavailableError
+from jobs.errors import ConfigError, SupersededError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.quiet import stderr_aside
 from jobs.schema import RunConfig
@@ -90,6 +90,7 @@ def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gp
         train_loop_config={
             "config": to_dict(dataclasses.replace(config, storage=folder.storage.url)),
             "folder": folder.name,
+            "attempt": folder.lease.attempt,
             "store": store.path.name,
             "cpus": cpus,
             "console": console,
@@ -158,8 +159,9 @@ def _work(job: dict[str, Any]) -> None:
     try:
         config = from_dict(job["config"])
         storage = open_storage(config.storage)
-        worker_loop(config, RunFolder(storage.root / job["folder"], storage), job["store"], runtime)
-    except (SemisupError, ConfigError, UnavailableError) as error:
+        folder = RunFolder(storage.root / job["folder"], storage, job["attempt"])
+        worker_loop(config, folder, job["store"], runtime)
+    except (SemisupError, ConfigError, UnavailableError, SupersededError) as error:
         ray.get(console.fail.remote(error))
         raise
     except Exception as error:

@@ -12,8 +12,8 @@ from typing import Any
 from jobs.build import build_training
 from jobs.checkpoint import Checkpoint
 from jobs.errors import ConfigError
-from jobs.folder import write_text
 from jobs.plan import Plan, make_plan
+from jobs.storage import write_text
 from jobs.tracking import read_rows
 from jobs.trained import Trained
 from semisup_core.devices import make_strategy, set_precision

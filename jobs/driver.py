@@ -33,7 +33,8 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
         ConfigError: the data or the devices do not allow it.
         DataError: the data cannot be used.
         NumericalError: a loss or a weight is not finite.
-        UnavailableError: the cluster does not answer.
+        UnavailableError: the storage or the cluster does not answer.
+        SupersededError: another attempt took the run over.
         TrainingError: the workers failed.
     """
     quiet_environment()
@@ -70,12 +71,13 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
         folder.forget_incomplete_result()
         folder.describe(config, contents, split.to_json(store), initial)
 
-    if config.runtime.name == "local":
-        _run_here(config, folder, store, begin)
-    else:
-        from jobs import cluster
+    with folder.lease.held(print):
+        if config.runtime.name == "local":
+            _run_here(config, folder, store, begin)
+        else:
+            from jobs import cluster
 
-        cluster.run(config, folder, store, begin, keep_cluster)
+            cluster.run(config, folder, store, begin, keep_cluster)
     summary = folder.finished()
     if summary:
         print(final_table(summary), flush=True)

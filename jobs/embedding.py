@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jobs.embedding_table import Rows, table_writer
-from jobs.folder import write_text
+from jobs.storage import write_text
 from jobs.text import printable
 from jobs.trained import Trained
 from semisup_core.data.images import SUFFIXES, decode

@@ -5,6 +5,10 @@ class ConfigError(Exception):
     """A configuration that cannot be run: what was expected, what came, what to do (exit code 2)."""
 
 
+class SupersededError(Exception):
+    """Another attempt has taken the run over, so this one must change nothing more (exit code 5)."""
+
+
 class UnavailableError(Exception):
     """An object store or a cluster that does not answer (exit code 5)."""
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jobs.evaluation_report import evaluation_text
-from jobs.folder import write_text
 from jobs.pictures import draw_confusion
+from jobs.storage import write_text
 from jobs.trained import Trained
 from semisup_core.errors import DataError
 from semisup_core.evaluation.protocols import DESCRIPTIONS, Predictor, score

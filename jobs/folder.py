@@ -15,8 +15,9 @@ from jobs.checkpoint import Checkpoints
 from jobs.config import to_yaml
 from jobs.errors import ConfigError
 from jobs.identity import differing, identity
+from jobs.lease import Lease
 from jobs.schema import RunConfig
-from jobs.storage import FolderStorage, Storage, open_storage
+from jobs.storage import FolderStorage, Storage, open_storage, partial_path, write_text
 
 _PACKAGES = ("tensorflow", "keras", "ray", "numpy", "scikit-learn", "omegaconf", "wandb")
 _FETCHED_APART = ("checkpoints", "ray")  # ray/ is Ray's own
@@ -29,19 +30,22 @@ class RunFolder:
     Attributes:
         storage: that the run lies in.
         checkpoints: its checkpoints.
+        lease: who may change it.
     """
 
-    def __init__(self, path: Path, storage: Storage | None = None) -> None:
+    def __init__(self, path: Path, storage: Storage | None = None, attempt: str | None = None) -> None:
         """Keeps the path; makes nothing.
 
         Args:
             path: of the run; in an object store, of this machine's copy.
             storage: that it lies in; none for the folder above.
+            attempt: at the run, that this process works for.
         """
         self.path = path
         self.name = path.name
         self.storage = storage or FolderStorage(path.parent)
         self.checkpoints = Checkpoints(path / "checkpoints", self.storage)
+        self.lease = Lease(self.storage, self.name, attempt)
         self.encoder = path / "encoder.keras"
         self.classifier = path / "classifier.keras"
         self.summary = path / "summary.json"
@@ -180,21 +184,10 @@ def find_run(word: str, storage: str) -> RunFolder:
     raise ConfigError(f"{word}: expected a run in {place.url} or the path of a run folder, found neither; {there}")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = _partial(path)
-    partial.write_text(text)
-    partial.replace(path)
-
-
 def _copy(source: Path, target: Path) -> None:
-    partial = _partial(target)
+    partial = partial_path(target)
     shutil.copyfile(source, partial)
     partial.replace(target)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _environment() -> dict[str, Any]:

@@ -13,13 +13,14 @@ import numpy as np
 
 from jobs.baselines import pixel_baselines
 from jobs.checkpoint import Checkpoint
-from jobs.folder import RunFolder, write_text
+from jobs.folder import RunFolder
 from jobs.gallery import gallery_columns
 from jobs.plan import Plan
 from jobs.report import described, draw_curves, draw_gallery, epoch_line
 from jobs.saver import Saver
 from jobs.schema import RunConfig
 from jobs.selection import patience_used_up, restored_selection
+from jobs.storage import write_text
 from jobs.text import duration
 from jobs.tracking import Tracker, read_rows
 from semisup_core.data.splits import POOLS, Split
@@ -190,6 +191,7 @@ class Leader:
         final_step, selected = self._trainer.step, self._select()
         protocols = self._config.evaluation.protocols
         test, pixels = self._measure_test()
+        self._folder.lease.check()
         self._evaluator.update()  # where there is nothing to measure, too
         self._evaluator.encoder.save(self._folder.encoder)
         if self._evaluator.classifier:

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 from jobs.errors import ConfigError, UnavailableError
-from jobs.storage import check_address, delete
+from jobs.storage import check_address, delete, partial_path
 
 _BLOCK = 1 << 22  # bytes copied at a time
+_SMALL = 1 << 20  # bytes; smaller objects are fetched each time, because a store's clock shows seconds only
 
 
 class ObjectStorage:
@@ -124,10 +125,10 @@ class ObjectStorage:
             return self._files.get_file_info(fs.FileSelector(place, recursive=recursive, allow_not_found=True))
 
     def _download(self, local: Path, info: Any) -> None:
-        if local.is_file() and _same(local, info):
+        if info.size > _SMALL and local.is_file() and _same(local, info):
             return
         local.parent.mkdir(parents=True, exist_ok=True)
-        partial = local.with_name(f".{local.name}.{os.getpid()}.partial")
+        partial = partial_path(local)
         with self._files.open_input_stream(info.path) as source, open(partial, "wb") as out:
             shutil.copyfileobj(source, out, _BLOCK)
         os.utime(partial, ns=(info.mtime_ns, info.mtime_ns))

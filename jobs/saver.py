@@ -59,6 +59,7 @@ class Saver:
 
         def commit() -> None:
             try:
+                self._folder.lease.check()
                 saved = self._folder.checkpoints.save(state, meta, spool)
                 self._tracker.write(spool)
                 self._folder.send()

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from jobs import config
 from jobs.errors import ConfigError
-from jobs.folder import find_run, write_text
+from jobs.folder import find_run
 from jobs.schema import PIPELINE_PREFIX, RunConfig
+from jobs.storage import write_text
 from jobs.tracking import read_rows
 
 # What each stage changes beside the command line, in the order in which they run.

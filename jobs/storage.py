@@ -80,10 +80,10 @@ class FolderStorage:
         self.url = str(self.root)
 
     def check(self) -> None:
-        """Makes the folder, and a file in it that is removed again."""
-        probe = self.root / f".probe-{uuid.uuid4().hex}"
+        """Makes a file and removes it again, in the folder or in the nearest one above that is there."""
+        there = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        probe = there / f".probe-{uuid.uuid4().hex}"
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"semisup")
         except OSError as error:
             raise UnavailableError(f"storage={self.url}: cannot be written: {error.strerror or error}") from error
@@ -135,6 +135,18 @@ def check_address(place: str) -> None:
         raise ConfigError(f"storage: expected {parts.scheme}://BUCKET/PREFIX, got {place}")
     if parts.scheme == "az" and "AZURE_STORAGE_ACCOUNT" not in os.environ:
         raise ConfigError("storage: az:// needs the name of the account in AZURE_STORAGE_ACCOUNT")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = partial_path(path)
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file is written before it takes its name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def delete(path: Path) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 
 from jobs.checkpoint import Checkpoint, Spool
 from jobs.config import to_dict
-from jobs.folder import RunFolder, write_text
+from jobs.folder import RunFolder
 from jobs.schema import RunConfig
+from jobs.storage import write_text
 
 
 class Tracker:

@@ -142,7 +142,7 @@ def test_a_member_picked_anew_drops_what_the_file_said_of_it(tmp_path):
         (["checkpoint.keep=most"], ["checkpoint.keep", "a number or all", "most"]),
         (["checkpoint.keep=0"], ["checkpoint.keep", "at least 1"]),
         (["checkpoint.keep=1.5"], ["checkpoint.keep", "1.5"]),
-        (["storage=s3://bucket/runs"], ["storage", "s3://bucket/runs"]),
+        (["storage=ftp://host/runs"], ["storage", "ftp://host/runs"]),
         (["dataset.image_size=30"], ["dataset.image_size", "at least 31", "conv"]),
         (["encoder=resnet50", "dataset.image_size=31"], ["dataset.image_size", "at least 32", "encoder.stem=large"]),
         (["encoder=keras_application"], ["encoder.backbone", "none was given", "encoder.backbone=VALUE"]),
