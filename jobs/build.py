@@ -105,9 +105,15 @@ def build_streams(config: RunConfig, store: Store, split: Split, plan: Plan) -> 
 
 
 def build_iterator(
-    store: Store, streams: dict[str, Any], strategy: tf.distribute.Strategy, first_step: int, rank: int, world_size: int
+    store: Store,
+    streams: dict[str, Any],
+    strategy: tf.distribute.Strategy,
+    first_step: int,
+    rank: int,
+    world_size: int,
+    skipped: int = 0,
 ) -> Any:
-    """An endless iterator over the batches of this process's replicas, from one step on."""
+    """An endless iterator over the batches of this process's replicas, from one step on, after so many left out."""
     replicas = strategy.num_replicas_in_sync
     local = replicas // world_size
     return iter(
@@ -119,6 +125,7 @@ def build_iterator(
                 replicas=replicas,
                 local_replicas=local,
                 first_replica=rank * local,
+                skipped=skipped,
             )
         )
     )

@@ -54,6 +54,11 @@ class Checkpoint:
         """SHA-256 of its arrays, from its manifest."""
         return json.loads((self.path / _MANIFEST).read_text())["files"][_STATE]["sha256"]
 
+    @property
+    def skipped(self) -> list[tuple[int, int]]:
+        """(step, step) pairs: training went back to the first from the second and left the batches between out."""
+        return [(start, end) for start, end in self.meta.get("skipped", [])]
+
     def spool(self) -> Spool | None:
         """The log rows that it carries; none when it was saved without."""
         file = self.path / _ROWS
@@ -141,6 +146,10 @@ class Checkpoints:
             else:
                 say(f"checkpoint {path.name} is not usable ({found}) and left out")
         return kept
+
+    def newest_step(self) -> int:
+        """The step of the newest one, unchecked; 0 when there is none."""
+        return max((int(path.name.removeprefix("step-")) for path in self._paths()), default=0)
 
     def open_step(self, step: int) -> Checkpoint | None:
         """The checkpoint of one step, or None when it is missing or does not match its manifest."""

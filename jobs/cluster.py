@@ -25,6 +25,7 @@ from semisup_core.errors import SemisupError
 
 _LONGEST_ERROR = 600  # characters of a worker's error in the terminal; all of it is in Ray's log
 _PROBE_SECONDS = 5.0
+_RAY = "ray"  # Ray's folder in the run folder
 # TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
@@ -58,14 +59,11 @@ def run(
         console = ray.remote(num_cpus=0)(Console).remote()
         printer = Printer(console)
         try:
-            stopped = _fit(_trainer(config, folder, store, cpus, gpus, console), console, config.runtime.grace_seconds)
-        except ray.train.TrainingFailedError as error:
-            raise ray.get(console.failure.remote()) or TrainingError(str(error)) from error
+            stopped = _fit_while_it_helps(
+                config, folder, lambda: _trainer(config, folder, store, cpus, gpus, console), console
+            )
         finally:
             printer.stop()
-        failure = ray.get(console.failure.remote())
-        if failure:
-            raise failure
         folder.fetch()  # another machine may have written it
         if stopped and not folder.finished():
             raise KeyboardInterrupt
@@ -78,6 +76,40 @@ def run(
         raise
     if not keep:
         ray.shutdown()
+
+
+def _fit_while_it_helps(config: RunConfig, folder: RunFolder, make_trainer: Callable[[], Any], console: Any) -> bool:
+    """Lets Ray restart lost workers, and begins anew when its restarts are used up but brought the run on.
+
+    Returns:
+        Whether a signal ended it.
+    """
+    allowed = config.runtime.max_failures
+    while True:
+        before = folder.checkpoints.newest_step()
+        # Ray's own record of an earlier attempt is not read: the run's checkpoints say where it is, and are never
+        # half-written.
+        folder.storage.remove(folder.path / _RAY)
+        try:
+            stopped = _fit(make_trainer(), console, config.runtime.grace_seconds)
+            error = None
+        except ray.train.TrainingFailedError as failed:
+            error = failed
+        for file in folder.stacks.glob("*.txt"):
+            if not file.stat().st_size:
+                file.unlink()  # of a worker that was killed from outside
+        failure = ray.get(console.failure.remote())
+        if failure:
+            raise failure from error
+        if error is None:
+            return stopped
+        if folder.checkpoints.newest_step() == before:
+            if not allowed:
+                raise TrainingError(str(error)) from error
+            raise UnavailableError(
+                f"{allowed} restarts without a new checkpoint (runtime.max_failures={allowed}), the last after: "
+                f"{str(error)[-_LONGEST_ERROR:]}"
+            ) from error
 
 
 def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gpus: int, console: Any) -> Any:
@@ -101,7 +133,7 @@ def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gp
             resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
         ),
         run_config=ray.train.RunConfig(
-            name="ray",
+            name=_RAY,
             **folder.storage.for_ray(folder.path),
             failure_config=ray.train.FailureConfig(max_failures=config.runtime.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
@@ -155,11 +187,11 @@ def _work(job: dict[str, Any]) -> None:
     from jobs.runtime import RayTrainRuntime
     from jobs.worker import worker_loop
 
-    runtime = RayTrainRuntime(console, job["cpus"])
+    config = from_dict(job["config"])
+    storage = open_storage(config.storage)
+    folder = RunFolder(storage.root / job["folder"], storage, job["attempt"])
+    runtime = RayTrainRuntime(console, job["cpus"], config.runtime.hang_seconds, folder.stacks)
     try:
-        config = from_dict(job["config"])
-        storage = open_storage(config.storage)
-        folder = RunFolder(storage.root / job["folder"], storage, job["attempt"])
         worker_loop(config, folder, job["store"], runtime)
     except (SemisupError, ConfigError, UnavailableError, SupersededError) as error:
         ray.get(console.fail.remote(error))

@@ -50,6 +50,7 @@ class RunFolder:
         self.classifier = path / "classifier.keras"
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
+        self.stacks = path / "stacks"
         self._initial_encoder = path / "initial_encoder.keras"
         self._identity = path / "identity.json"
 

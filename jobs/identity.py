@@ -24,6 +24,8 @@ NOT_IDENTITY = (
     "groups",
     "trainer.steps_per_call",
     "trainer.max_minutes",
+    "trainer.on_nan",
+    "trainer.max_rollbacks",
     "encoder.init",
     "dataset.corrupt_quota",
     *(f"dataset.{key}" for key in SOURCE_SETTINGS),

@@ -26,6 +26,7 @@ from jobs.tracking import Tracker, read_rows
 from semisup_core.data.splits import POOLS, Split
 from semisup_core.data.store import Store
 from semisup_core.devices import device_names
+from semisup_core.errors import NumericalError
 from semisup_core.evaluation.evaluator import Evaluator
 from semisup_core.evaluation.protocols import Measured
 from semisup_core.methods.base import Method
@@ -66,6 +67,7 @@ class Leader:
         self._phases: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0, **earlier}
         self._epoch_seconds: list[float] = []
         self._losses: list[float] = []
+        self._skipped = restored.skipped if restored else []
         self._begun = self._spoken = self._ended = time.perf_counter()
 
     def introduce(self, replicas: int, streams: dict[str, Any], build_seconds: float) -> None:
@@ -84,6 +86,9 @@ class Leader:
         )
         if self._trainer.step:
             self._say(f"resuming after step {self._trainer.step} of {plan.total_steps}")
+        hung = [file.name for file in self._folder.stacks.glob("*.txt") if file.stat().st_size]
+        if hung:
+            self._say(f"{len(hung)} workers of this run hung so far; what their threads did: {self._folder.stacks}")
         if "labelled" in streams and streams["labelled"].repeats:
             self._say(f"trainer.labelled_batch={plan.labelled_batch}: more of a class than is labelled; batches repeat")
         if not len(self._split.validation):
@@ -179,10 +184,32 @@ class Leader:
             "epoch": epoch,
             "seed": self._config.seed,
             "selection": asdict(self._selection),
+            "skipped": self._skipped,
             "phases_seconds": self._phases,
         }
         self._saver.save(self._trainer.state(), meta, self._selection.step)
         self._phases["checkpoint"] += time.perf_counter() - begun
+
+    def save_to_leave(self, epoch: int) -> None:
+        """Saves in mid-epoch because a machine will be taken away, and goes on."""
+        self._save(epoch)
+        self._saver.wait()
+        self._say(f"a machine of this run is about to leave: saved step {self._trainer.step}, training goes on")
+
+    def settle(self) -> None:
+        """Waits for the save that is under way; whether it succeeded shows in the checkpoints."""
+        self._saver.wait()
+
+    def go_back(self, good: Checkpoint, error: NumericalError, skipped: list[tuple[int, int]]) -> None:
+        """Forgets what came after a checkpoint that training has gone back to."""
+        self._skipped = skipped
+        self._selection = restored_selection(good.meta, self._config.evaluation.monitor)
+        self._tracker.forget()
+        self._tracker.log(good.step + 1, {"rollback/from": error.step, "rollback/to": good.step})
+        self._say(
+            f"{error}; going back to step {good.step} and leaving out the batches up to step {error.step} "
+            f"({len(skipped)} of at most {self._config.trainer.max_rollbacks} times)"
+        )
 
     def finish(self) -> None:
         """Loads the selected weights, measures them on test, once, and writes the results."""

@@ -1,15 +1,30 @@
 """What the worker loop needs of its surroundings; the only place that knows whether Ray is there."""
 
+import faulthandler
 import json
+import os
+import platform
 import tempfile
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 _LISTEN_SECONDS = 1.0
 _REPORT_SECONDS = 10.0  # Ray's controller polls every 2 s: reports closer than that would hold up training
+
+
+class Wishes(NamedTuple):
+    """What is asked of training from outside.
+
+    Attributes:
+        stop: save and end.
+        save: save and go on, because this machine will be taken away.
+    """
+
+    stop: bool
+    save: bool
 
 
 class Runtime(Protocol):
@@ -28,8 +43,18 @@ class Runtime(Protocol):
     def say(self, line: str) -> None:
         """Shows a line to the user."""
 
-    def stop_asked(self) -> bool:
-        """Whether the user or the cluster wants this worker to save and end; may differ between ranks."""
+    def wishes(self) -> Wishes:
+        """What the user or the cluster wants of this worker now; may differ between ranks."""
+
+    def watch(self, patience: float) -> None:
+        """Ends this process when neither `watch` nor `unwatch` is called again in time.
+
+        Args:
+            patience: times the usual limit.
+        """
+
+    def unwatch(self) -> None:
+        """From now on, nothing that takes long ends this process; comes last."""
 
     def agree(self, value: Any) -> Any:
         """Rank 0's value, on every rank; all ranks must call it equally often."""
@@ -52,9 +77,15 @@ class LocalRuntime:
         """Keeps what is set when the user wants to stop."""
         self._stop = stop or threading.Event()
 
-    def stop_asked(self) -> bool:
-        """Whether the event is set."""
-        return self._stop.is_set()
+    def wishes(self) -> Wishes:
+        """To stop, when the event is set."""
+        return Wishes(stop=self._stop.is_set(), save=False)
+
+    def watch(self, patience: float) -> None:
+        """Whoever sits in front of the process sees that it hangs."""
+
+    def unwatch(self) -> None:
+        """Nothing to end."""
 
     def say(self, line: str) -> None:
         """Prints the line."""
@@ -75,12 +106,14 @@ class LocalRuntime:
 class RayTrainRuntime:
     """A worker of a Ray Train group."""
 
-    def __init__(self, console: Any, cpus: float | None) -> None:
+    def __init__(self, console: Any, cpus: float | None, hang_seconds: float, stacks: Path) -> None:
         """Reads the place of this worker in its group.
 
         Args:
             console: handle of the actor that passes lines to the driver.
             cpus: cores of this worker.
+            hang_seconds: the usual limit of `watch`.
+            stacks: folder for what every thread did when the time was over.
         """
         import ray.train
 
@@ -90,22 +123,42 @@ class RayTrainRuntime:
         self.cpus = cpus
         self._console = console
         self._reported = time.monotonic()
-        self._stop = threading.Event()
-        if self.rank == 0:
-            threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        self._hang_seconds = hang_seconds
+        stacks.mkdir(parents=True, exist_ok=True)
+        self._stacks = stacks / f"worker{self.rank}-{platform.node()}-{os.getpid()}.txt"
+        self._out = open(self._stacks, "w")  # noqa: SIM115  faulthandler writes to it until `unwatch`
+        self._stop, self._leaving = threading.Event(), threading.Event()
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
     def _listen(self) -> None:
-        """Asks the console every second, beside training, whether the user wants to stop."""
+        """Asks every second, beside training, whether the user wants to stop and whether this machine must go.
+
+        Ray's own question, `get_preemption_info`, is a barrier of all workers; in training, ours is part of a step.
+        """
         import ray
 
+        here = ray.get_runtime_context().get_node_id()
         with suppress(ray.exceptions.RayError):
-            while not ray.get(self._console.stopping.remote()):
+            while not self._stop.is_set():
+                if ray.get(self._console.stopping.remote()):
+                    self._stop.set()
+                if here in ray._private.state.state.get_draining_nodes():
+                    self._leaving.set()
                 time.sleep(_LISTEN_SECONDS)
-            self._stop.set()
 
-    def stop_asked(self) -> bool:
-        """Whether the driver has passed a signal on."""
-        return self._stop.is_set()
+    def wishes(self) -> Wishes:
+        """To stop, when the driver has passed a signal on; to save, when the cluster drains this node."""
+        return Wishes(self._stop.is_set(), self._leaving.is_set())
+
+    def watch(self, patience: float) -> None:
+        """Ends the process by a thread that needs no interpreter, after it has written the stacks of all threads."""
+        faulthandler.dump_traceback_later(self._hang_seconds * patience, exit=True, file=self._out)
+
+    def unwatch(self) -> None:
+        """Stops that thread."""
+        faulthandler.cancel_dump_traceback_later()
+        self._out.close()
+        self._stacks.unlink(missing_ok=True)
 
     def say(self, line: str) -> None:
         """Sends the line to the driver's terminal."""

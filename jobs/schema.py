@@ -72,7 +72,9 @@ class AugmentationConfig(Settings):
 class TrainerConfig(Settings):
     """The loop. Batch sizes are global, over all replicas; None derives one from the data (see `jobs.plan`).
 
-    `online_probe` trains a linear classifier on the encoder's features beside the method, without changing the encoder.
+    When a loss is not finite, training stops, or goes back to the last checkpoint and leaves out the batches since, at
+    most `max_rollbacks` times. `online_probe` trains a linear classifier on the encoder's features beside the method,
+    without changing the encoder.
     """
 
     epochs: int = setting(100, at_least=1)
@@ -83,6 +85,8 @@ class TrainerConfig(Settings):
     precision: str = setting("float32", one_of=("float32", "mixed_bfloat16", "float64"))
     steps_per_call: int = setting(8, at_least=1)
     early_stop: int | None = setting(None, at_least=1)
+    on_nan: str = setting("stop", one_of=("stop", "rollback"))
+    max_rollbacks: int = setting(3, at_least=1)
     online_probe: bool = False
 
 
@@ -126,7 +130,9 @@ class RuntimeConfig(Settings):
     """Where the workers run; None derives a fair share of what the cluster has.
 
     `num_workers` is a number, or [fewest, most]: then Ray runs as many as the cluster has room for at the moment.
-    After a signal, workers have `grace_seconds` for a checkpoint.
+    `max_failures` restarts without a new checkpoint between them end the run (-1: none do). After a signal, workers
+    have `grace_seconds` for a checkpoint. A worker whose call of `trainer.steps_per_call` steps takes longer than
+    `hang_seconds` is ended, with what all its threads did in `stacks/`; the first one may take five times as long.
     """
 
     name: str = setting("ray", one_of=("local", "ray"))
@@ -135,6 +141,7 @@ class RuntimeConfig(Settings):
     gpus_per_worker: int | None = setting(None, at_least=0)
     max_failures: int = setting(3, at_least=-1)
     grace_seconds: float = setting(60.0, at_least=0.0)
+    hang_seconds: float = setting(600.0, at_least=1.0)
     address: str | None = None
 
     def __post_init__(self) -> None:

@@ -56,6 +56,10 @@ class Tracker:
         """Adds a row for a step: `{"step": …, **values}`."""
         self._held.append({"step": step, **values})
 
+    def forget(self) -> None:
+        """Drops the rows that no checkpoint has."""
+        self._held.clear()
+
     def unwritten(self) -> Spool:
         """The rows that the file does not have yet, for a checkpoint to carry."""
         return Spool(self._written, list(self._held))

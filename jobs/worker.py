@@ -1,9 +1,9 @@
 """The one function that trains; every way in calls `worker_loop`."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
+
+import tensorflow as tf
 
 from jobs.build import build_iterator, build_streams, build_training
 from jobs.checkpoint import Checkpoint
@@ -11,11 +11,14 @@ from jobs.folder import RunFolder
 from jobs.leader import Leader
 from jobs.plan import Plan, make_plan
 from jobs.prepare import fetched_store, split_of
-from jobs.runtime import Runtime
+from jobs.runtime import Runtime, Wishes
 from jobs.schema import RunConfig
+from semisup_core.data.store import Store
 from semisup_core.devices import make_strategy, set_precision, set_threads
 from semisup_core.errors import DataError, NumericalError
 from semisup_core.trainer import Trainer
+
+_LONGER = 5.0  # how many times as long the first steps may take, and what is between epochs
 
 
 def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: Runtime) -> None:
@@ -31,6 +34,8 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: 
         ConfigError: the batches do not fit the data or the replicas.
         DataError: the store cannot be read.
         NumericalError: a loss is not finite; names the step and the last good checkpoint.
+        StorageError: too many checkpoints in a row could not be written.
+        SupersededError: another attempt took the run over.
     """
     started = time.perf_counter()
     set_threads(runtime.cpus)
@@ -49,50 +54,128 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: 
     if runtime.rank == 0:
         leader = Leader(config, folder, store, split, plan, method, trainer, runtime.say, restored)
         leader.introduce(strategy.num_replicas_in_sync, streams, time.perf_counter() - started)
-    iterator = build_iterator(store, streams, strategy, trainer.step, runtime.rank, runtime.world_size)
-    paused = _train(config, plan, trainer, iterator, runtime, leader, started)
+    loop = _Loop(config, folder, store, streams, strategy, plan, trainer, runtime, leader, restored)
+    try:
+        paused = loop.run(started)
+    finally:
+        runtime.unwatch()
     if leader and not paused:
         leader.finish()
     runtime.report({"step": trainer.step}, leader.last_checkpoint if leader else None)
 
 
-def _train(
-    config: RunConfig,
-    plan: Plan,
-    trainer: Trainer,
-    iterator: Any,
-    runtime: Runtime,
-    leader: Leader | None,
-    started: float,
-) -> bool:
-    """Epoch after epoch until the plan's last step, early stopping, the time or steps allowed are used up, or a signal.
+class _Loop:
+    """Epoch after epoch on one worker; all workers take the same way through it."""
 
-    Returns:
-        Whether the run was paused before its end, by debug.steps or a signal.
-    """
-    last = min(plan.total_steps, config.debug.steps or plan.total_steps)
-    stop = runtime.agree(leader.stopped is not None if leader else None)
-    while trainer.step < last and not stop:
-        epoch = trainer.step // plan.steps_per_epoch + 1
-        epoch_end = epoch * plan.steps_per_epoch
-        end = min(epoch_end, last)
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        store: Store,
+        streams: dict[str, Any],
+        strategy: tf.distribute.Strategy,
+        plan: Plan,
+        trainer: Trainer,
+        runtime: Runtime,
+        leader: Leader | None,
+        restored: Checkpoint | None,
+    ) -> None:
+        self._config, self._folder, self._store, self._streams = config, folder, store, streams
+        self._strategy, self._plan, self._trainer, self._runtime = strategy, plan, trainer, runtime
+        self._leader = leader
+        self._skipped = restored.skipped if restored else []
+        self._last = min(plan.total_steps, config.debug.steps or plan.total_steps)
+        self._wishes = Wishes(stop=False, save=False)  # of any worker
+        self._saved_to_leave = False
+
+    def run(self, started: float) -> bool:
+        """Trains until the plan's last step, early stopping, the time or steps allowed are used up, or a signal.
+
+        Args:
+            started: by the clock, this attempt.
+
+        Returns:
+            Whether the run was paused before its end, by debug.steps or a signal.
+
+        Raises:
+            NumericalError: a loss or a weight is not finite, and the run may not or cannot go back.
+        """
+        stop = self._runtime.agree(self._leader.stopped is not None if self._leader else None)
+        while not (stop or self._wishes.stop or self._trainer.step >= self._last):
+            iterator = self._iterator()
+            try:
+                while not (stop or self._wishes.stop or self._trainer.step >= self._last):
+                    stop = self._epoch(iterator, started)
+            except NumericalError as error:
+                self._go_back(error)
+        paused = self._trainer.step < self._plan.total_steps and not stop
+        if self._leader and paused:
+            why = "a signal" if self._wishes.stop else "debug.steps"
+            self._leader.pause(self._trainer.step // self._plan.steps_per_epoch, why)
+        return paused
+
+    def _iterator(self) -> Any:
+        """The batches from the trainer's step on; its first steps may take longer."""
+        self._patience = _LONGER
+        skipped = sum(end - start for start, end in self._skipped)
+        place = self._runtime.rank, self._runtime.world_size
+        return build_iterator(self._store, self._streams, self._strategy, self._trainer.step, *place, skipped)
+
+    def _epoch(self, iterator: Any, started: float) -> bool:
+        """What is left of an epoch; returns whether training ends with it."""
+        trainer, steps_per_epoch, leader = self._trainer, self._plan.steps_per_epoch, self._leader
+        epoch = trainer.step // steps_per_epoch + 1
+        epoch_end = epoch * steps_per_epoch
         if leader:
             leader.begin_epoch()
-        while trainer.step < end and not trainer.stop_asked:
-            steps = min(config.trainer.steps_per_call, end - trainer.step)
-            _advance(trainer, iterator, steps, leader, runtime.stop_asked())
-        _check_finite(trainer, leader)
+        while trainer.step < min(epoch_end, self._last) and not self._wishes.stop:
+            self._advance(iterator, min(self._config.trainer.steps_per_call, min(epoch_end, self._last) - trainer.step))
+        self._runtime.watch(_LONGER)
+        trainer.check_finite()
         if leader and trainer.step == epoch_end:
-            leader.end_epoch(epoch, last=epoch_end == plan.total_steps, minutes=(time.perf_counter() - started) / 60)
-        stop, due = runtime.agree((leader.stopped is not None, runtime.due()) if leader else None)
+            minutes = (time.perf_counter() - started) / 60
+            leader.end_epoch(epoch, last=epoch_end == self._plan.total_steps, minutes=minutes)
+        stop, due = self._runtime.agree((leader.stopped is not None, self._runtime.due()) if leader else None)
         if due:
-            runtime.report({"epoch": epoch, "step": trainer.step}, leader.last_checkpoint if leader else None)
-        if trainer.stop_asked:
-            break
-    paused = trainer.step < plan.total_steps and not stop
-    if leader and paused:
-        leader.pause(trainer.step // plan.steps_per_epoch, "a signal" if trainer.stop_asked else "debug.steps")
-    return paused
+            self._runtime.report({"epoch": epoch, "step": trainer.step}, leader.last_checkpoint if leader else None)
+        return stop
+
+    def _advance(self, iterator: Any, steps: int) -> None:
+        """Some steps, and a checkpoint when a machine is about to leave."""
+        first, trainer = self._trainer.step, self._trainer
+        self._runtime.watch(self._patience)
+        logs = trainer.run(iterator, steps, self._runtime.wishes())
+        self._patience, self._wishes = 1.0, Wishes(*trainer.flags)
+        if self._leader:
+            self._leader.log(first, logs)
+        if self._wishes.save and not self._saved_to_leave:
+            self._saved_to_leave = True
+            self._runtime.watch(_LONGER)
+            trainer.check_finite()
+            if self._leader:
+                self._leader.save_to_leave(trainer.step // self._plan.steps_per_epoch)
+
+    def _go_back(self, error: NumericalError) -> None:
+        """Loads the newest good checkpoint and leaves out the batches from there to the bad step, if allowed.
+
+        Raises:
+            NumericalError: the same, with where the run can go on from.
+        """
+        chosen = self._config.trainer
+        if self._leader:
+            self._leader.settle()
+        good = _restored(self._folder, self._runtime)
+        if good is None or chosen.on_nan == "stop" or len(self._skipped) >= chosen.max_rollbacks:
+            kept = f"the last good checkpoint is {good.path}" if good else "there is no checkpoint yet"
+            often = f" after {len(self._skipped)} rollbacks" if self._skipped else ""
+            raise NumericalError(
+                f"{error}{often}; {kept}; try a lower optimizer.learning_rate, optimizer.clip=1, "
+                "trainer.precision=float32, or trainer.on_nan=rollback"
+            ) from error
+        self._skipped = [*self._skipped, (good.step, error.step)]
+        self._trainer.load_state(good.state(), good.step)
+        if self._leader:
+            self._leader.go_back(good, error, self._skipped)
 
 
 def _restored(folder: RunFolder, runtime: Runtime) -> Checkpoint | None:
@@ -108,29 +191,3 @@ def _restored(folder: RunFolder, runtime: Runtime) -> Checkpoint | None:
             "must be an object store, or one folder that all workers see"
         )
     return same
-
-
-def _advance(trainer: Trainer, iterator: Any, steps: int, leader: Leader | None, ask_to_stop: bool) -> None:
-    first = trainer.step
-    with _last_good_named(leader):
-        logs = trainer.run(iterator, steps, ask_to_stop)
-    if leader:
-        leader.log(first, logs)
-
-
-def _check_finite(trainer: Trainer, leader: Leader | None) -> None:
-    with _last_good_named(leader):
-        trainer.check_finite()
-
-
-@contextmanager
-def _last_good_named(leader: Leader | None) -> Iterator[None]:
-    """Adds to a NumericalError where the run can go on from."""
-    try:
-        yield
-    except NumericalError as error:
-        kept = leader.last_checkpoint if leader else None
-        where = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"
-        raise NumericalError(
-            f"{error}; {where}; try a lower optimizer.learning_rate, optimizer.clip=1, or trainer.precision=float32"
-        ) from error

@@ -18,4 +18,13 @@ class StorageError(SemisupError):
 
 
 class NumericalError(SemisupError):
-    """Training produced a loss or weights that are not finite."""
+    """Training produced a loss or weights that are not finite.
+
+    Attributes:
+        step: the first one that is bad, 1 for the first of the run; 0 when it is not known.
+    """
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        """Keeps both."""
+        super().__init__(message)
+        self.step = step

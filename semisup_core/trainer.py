@@ -1,5 +1,6 @@
 """The loop: augment, loss, gradient, update, after_update, compiled over several steps at a time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ class Trainer:
 
     Attributes:
         step: optimiser steps done.
-        stop_asked: whether some process asked, in the last `run`, to stop; the same on all of them.
+        flags: which flags some process raised in the last `run`; the same on all processes.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class Trainer:
             clip: largest global norm of the gradient, or None.
             eager: run without compilation, for debugging.
         """
-        self.step, self.stop_asked = 0, False
+        self.step: int = 0
+        self.flags: list[bool] = []
         self._method, self._optimizer, self._strategy = method, optimizer, strategy
         self._policies, self._image_size, self._seed = policies, image_size, seed
         self._total_steps, self._clip, self._replica = total_steps, clip, Replica()
@@ -58,13 +60,13 @@ class Trainer:
         self._run_steps = self._loop if eager else tf.function(self._loop, reduce_retracing=True)
         self._eager = eager
 
-    def run(self, iterator: Any, steps: int, ask_to_stop: bool = False) -> dict[str, np.ndarray]:
+    def run(self, iterator: Any, steps: int, flags: Sequence[bool] = ()) -> dict[str, np.ndarray]:
         """Takes steps.
 
         Args:
             iterator: yields the batches of `data.pipeline`, the next one that of `self.step`.
             steps: how many.
-            ask_to_stop: tells all processes, with the values that are logged, that this one would like to stop.
+            flags: of this process, told to all with the values that are logged; always as many.
 
         Returns:
             "loss" and the method's metrics, each (steps,), means over replicas.
@@ -72,13 +74,14 @@ class Trainer:
         Raises:
             NumericalError: a loss is not finite; names the step.
         """
-        asked = tf.constant(float(ask_to_stop), keras.config.floatx())
-        rows = self._run_steps(iterator, steps if self._eager else tf.constant(steps), asked).numpy()
+        raised = tf.constant([float(flag) for flag in flags], keras.config.floatx())
+        rows = self._run_steps(iterator, steps if self._eager else tf.constant(steps), raised).numpy()
         logs = {name: rows[:, i] for i, name in enumerate(self._names)}
-        self.stop_asked = bool(rows[:, -1].any())
+        self.flags = rows[:, len(self._names) :].any(axis=0).tolist()
         bad = np.flatnonzero(~np.isfinite(logs["loss"]))
         if len(bad):
-            raise NumericalError(f"the loss of step {self.step + int(bad[0]) + 1} is {logs['loss'][bad[0]]}")
+            step = self.step + int(bad[0]) + 1
+            raise NumericalError(f"the loss of step {step} is {logs['loss'][bad[0]]}", step)
         self.step += steps
         return logs
 
@@ -94,18 +97,18 @@ class Trainer:
         """
         for name, variable in self.variables().items():
             if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
-                raise NumericalError(f"after step {self.step} the variable {name} is not finite")
+                raise NumericalError(f"after step {self.step} the variable {name} is not finite", self.step)
 
-    def _loop(self, iterator: Any, steps: Any, asked: Tensor) -> Tensor:
-        """The logged values of each step and the share of replicas that ask to stop, (steps, 1 + metrics + 1)."""
+    def _loop(self, iterator: Any, steps: Any, flags: Tensor) -> Tensor:
+        """What each step logs, then the share of replicas that raise each flag, (steps, 1 + metrics + flags)."""
         rows = tf.TensorArray(keras.config.floatx(), size=0, dynamic_size=True)
         step = tf.autograph.experimental.do_not_convert(self._train_step)  # only this loop needs conversion
         for i in tf.range(steps):
-            values = self._strategy.run(step, args=(next(iterator), asked))
+            values = self._strategy.run(step, args=(next(iterator), flags))
             rows = rows.write(i, self._strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
         return rows.stack()
 
-    def _train_step(self, elements: dict[str, Tensor], asked: Tensor) -> Tensor:
+    def _train_step(self, elements: dict[str, Tensor], flags: Tensor) -> Tensor:
         step = elements["step"]
         progress = Progress(step, tf.cast(step, tf.float32) / self._total_steps)
         batch = self._augmented(elements)
@@ -117,7 +120,8 @@ class Trainer:
         self._method.after_update(carry, progress, self._replica)
         logged = {"loss": loss, **metrics}
         self._names = list(logged)
-        return tf.stack([tf.cast(value, keras.config.floatx()) for value in (*logged.values(), asked)])
+        values = tf.stack([tf.cast(value, keras.config.floatx()) for value in logged.values()])
+        return tf.concat([values, flags], axis=0)
 
     def _augmented(self, elements: dict[str, Tensor]) -> Batch:
         images = {}

@@ -26,6 +26,7 @@ def batches(
     replicas: int,
     local_replicas: int,
     first_replica: int,
+    skipped: int = 0,
     ahead: int = _AHEAD,
 ) -> tf.data.Dataset:
     """The shares of this process's replicas, endlessly from one step on.
@@ -37,6 +38,7 @@ def batches(
         replicas: R, in all processes.
         local_replicas: replicas of this process.
         first_replica: global index of this process's first replica.
+        skipped: batches left out before this step: step k has batch k + skipped of each stream.
         ahead: elements to prepare in advance.
 
     Returns:
@@ -50,7 +52,7 @@ def batches(
         replica = first_replica + int(element) % local_replicas
         parts: list[np.ndarray] = [np.array(step, np.int64)]
         for pool, stream in streams.items():
-            rows = stream(step)[replica * sizes[pool] : (replica + 1) * sizes[pool]]
+            rows = stream(step + skipped)[replica * sizes[pool] : (replica + 1) * sizes[pool]]
             parts += [store.read(rows), rows.astype(np.int64)]
             if pool == "labelled":
                 parts.append(store.labels[rows].astype(np.int32))
