@@ -17,6 +17,7 @@ from jobs.console import POLL_SECONDS, Console, Printer
 from jobs.errors import ConfigError, SupersededError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.quiet import stderr_aside
+from jobs.runtime import LONGER
 from jobs.schema import RunConfig
 from jobs.stopping import signals_ask
 from jobs.storage import open_storage
@@ -85,6 +86,8 @@ def _fit_while_it_helps(config: RunConfig, folder: RunFolder, make_trainer: Call
         Whether a signal ended it.
     """
     allowed = config.runtime.max_failures
+    # A stopped process cannot end itself. Ray ends it when it does not answer, after what only this variable says.
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(config.runtime.hang_seconds * LONGER)
     while True:
         before = folder.checkpoints.newest_step()
         # Ray's own record of an earlier attempt is not read: the run's checkpoints say where it is, and are never

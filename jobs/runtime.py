@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+LONGER = 5.0  # how many times `runtime.hang_seconds` may pass where the first steps compile, or between epochs
 _LISTEN_SECONDS = 1.0
 _REPORT_SECONDS = 10.0  # Ray's controller polls every 2 s: reports closer than that would hold up training
 

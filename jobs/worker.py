@@ -11,14 +11,12 @@ from jobs.folder import RunFolder
 from jobs.leader import Leader
 from jobs.plan import Plan, make_plan
 from jobs.prepare import fetched_store, split_of
-from jobs.runtime import Runtime, Wishes
+from jobs.runtime import LONGER, Runtime, Wishes
 from jobs.schema import RunConfig
 from semisup_core.data.store import Store
 from semisup_core.devices import make_strategy, set_precision, set_threads
 from semisup_core.errors import DataError, NumericalError
 from semisup_core.trainer import Trainer
-
-_LONGER = 5.0  # how many times as long the first steps may take, and what is between epochs
 
 
 def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: Runtime) -> None:
@@ -116,7 +114,7 @@ class _Loop:
 
     def _iterator(self) -> Any:
         """The batches from the trainer's step on; its first steps may take longer."""
-        self._patience = _LONGER
+        self._patience = LONGER
         skipped = sum(end - start for start, end in self._skipped)
         place = self._runtime.rank, self._runtime.world_size
         return build_iterator(self._store, self._streams, self._strategy, self._trainer.step, *place, skipped)
@@ -130,7 +128,7 @@ class _Loop:
             leader.begin_epoch()
         while trainer.step < min(epoch_end, self._last) and not self._wishes.stop:
             self._advance(iterator, min(self._config.trainer.steps_per_call, min(epoch_end, self._last) - trainer.step))
-        self._runtime.watch(_LONGER)
+        self._runtime.watch(LONGER)
         trainer.check_finite()
         if leader and trainer.step == epoch_end:
             minutes = (time.perf_counter() - started) / 60
@@ -150,7 +148,7 @@ class _Loop:
             self._leader.log(first, logs)
         if self._wishes.save and not self._saved_to_leave:
             self._saved_to_leave = True
-            self._runtime.watch(_LONGER)
+            self._runtime.watch(LONGER)
             trainer.check_finite()
             if self._leader:
                 self._leader.save_to_leave(trainer.step // self._plan.steps_per_epoch)
