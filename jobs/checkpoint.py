@@ -7,7 +7,6 @@ skipped, and the one before is used.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jobs.manifest import FORMAT_VERSION, MANIFEST, flush, flush_folder, problem, write_json, write_manifest
 from jobs.storage import FolderStorage, Storage
 from semisup_core.errors import DataError
 
 if TYPE_CHECKING:  # lists of runs read checkpoints' names without NumPy
     import numpy as np
 
-FORMAT_VERSION = 1
-_MANIFEST, _STATE, _META, _ROWS = "manifest.json", "state.npz", "meta.json", "rows.json"
+_STATE, _META, _ROWS = "state.npz", "meta.json", "rows.json"
 
 
 class Spool(NamedTuple):
@@ -52,7 +51,7 @@ class Checkpoint:
     @property
     def digest(self) -> str:
         """SHA-256 of its arrays, from its manifest."""
-        return json.loads((self.path / _MANIFEST).read_text())["files"][_STATE]["sha256"]
+        return json.loads((self.path / MANIFEST).read_text())["files"][_STATE]["sha256"]
 
     @property
     def skipped(self) -> list[tuple[int, int]]:
@@ -112,18 +111,15 @@ class Checkpoints:
         partial.mkdir(parents=True)
         with open(partial / _STATE, "wb") as file:
             np.savez(file, allow_pickle=False, **state)
-            _flush(file)
+            flush(file)
         meta = {**meta, "format_version": FORMAT_VERSION}
-        _write_json(partial / _META, meta)
+        write_json(partial / _META, meta)
         if spool:
-            _write_json(partial / _ROWS, spool._asdict())
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())
-        }
-        _write_json(partial / _MANIFEST, {"format_version": FORMAT_VERSION, "files": files})
+            write_json(partial / _ROWS, spool._asdict())
+        write_manifest(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        _flush_folder(self.path)
+        flush_folder(self.path)
         self._storage.send(final)
         return Checkpoint(final, meta)
 
@@ -163,9 +159,9 @@ class Checkpoints:
             DataError: one was written in another format; to go on from an older one, or anew, would throw it away.
         """
         for path in self._paths():
-            self._storage.fetch(path / _MANIFEST)
+            self._storage.fetch(path / MANIFEST)
             try:
-                version = json.loads((path / _MANIFEST).read_text())["format_version"]
+                version = json.loads((path / MANIFEST).read_text())["format_version"]
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # damaged, and passed over by `newest`
             if version != FORMAT_VERSION:
@@ -205,53 +201,9 @@ class Checkpoints:
     def _open(self, path: Path) -> Checkpoint | str:
         """The checkpoint, or what is wrong with it."""
         self._storage.fetch(path)
-        return _problem(path) or Checkpoint(path, json.loads((path / _META).read_text()))
+        return problem(path) or Checkpoint(path, json.loads((path / _META).read_text()))
 
 
 def checkpoint_name(step: int) -> str:
     """The name of the folder of a step."""
     return f"step-{step:09d}"
-
-
-def _problem(path: Path) -> str | None:
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text())
-        version, files = manifest["format_version"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{_MANIFEST} cannot be read: {error}"
-    if version != FORMAT_VERSION:
-        return f"format version {version}, this program reads {FORMAT_VERSION}"
-    for name, expected in files.items():
-        try:
-            size = (path / name).stat().st_size
-        except OSError as error:
-            return f"{name}: {error.strerror}"
-        if size != expected["bytes"]:
-            return f"{name} has {size} bytes, its manifest says {expected['bytes']}"
-        if _sha256(path / name) != expected["sha256"]:
-            return f"{name} does not have the SHA-256 of its manifest"
-    return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with open(path, "w") as file:
-        json.dump(values, file, indent=1)
-        _flush(file)
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,6 @@
 """Workers under Ray Train, on a private local cluster or on one that is running."""
 
 import dataclasses
-import math
 import os
 import signal
 import socket
@@ -11,12 +10,14 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.config import from_dict, to_dict
 from jobs.console import POLL_SECONDS, Console, Printer
 from jobs.errors import ConfigError, SupersededError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.quiet import stderr_aside
+from jobs.resources import RoomWatch, nodes, shares
 from jobs.runtime import LONGER
 from jobs.schema import RunConfig
 from jobs.stopping import signals_ask
@@ -55,13 +56,15 @@ def run(
     if not ray.is_initialized():
         _connect(config)
     try:
-        cpus, gpus = _shares(config, _nodes())
+        cpus, gpus = shares(config, nodes())
         begin({workers: workers * max(gpus, 1) for workers in config.runtime.workers})
-        console = ray.remote(num_cpus=0)(Console).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        console = ray.remote(num_cpus=0, scheduling_strategy=here)(Console).remote()  # other machines may leave
         printer = Printer(console)
+        room = RoomWatch(config, cpus, gpus)
         try:
             stopped = _fit_while_it_helps(
-                config, folder, lambda: _trainer(config, folder, store, cpus, gpus, console), console
+                config, folder, lambda: _trainer(config, folder, store, cpus, gpus, console), console, room
             )
         finally:
             printer.stop()
@@ -79,7 +82,9 @@ def run(
         ray.shutdown()
 
 
-def _fit_while_it_helps(config: RunConfig, folder: RunFolder, make_trainer: Callable[[], Any], console: Any) -> bool:
+def _fit_while_it_helps(
+    config: RunConfig, folder: RunFolder, make_trainer: Callable[[], Any], console: Any, room: RoomWatch
+) -> bool:
     """Lets Ray restart lost workers, and begins anew when its restarts are used up but brought the run on.
 
     Returns:
@@ -94,7 +99,7 @@ def _fit_while_it_helps(config: RunConfig, folder: RunFolder, make_trainer: Call
         # half-written.
         folder.storage.remove(folder.path / _RAY)
         try:
-            stopped = _fit(make_trainer(), console, config.runtime.grace_seconds)
+            stopped = _fit(make_trainer(), console, room, config.runtime.grace_seconds)
             error = None
         except ray.train.TrainingFailedError as failed:
             error = failed
@@ -145,7 +150,7 @@ def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gp
     )
 
 
-def _fit(trainer: Any, console: Any, grace_seconds: float) -> bool:
+def _fit(trainer: Any, console: Any, room: RoomWatch, grace_seconds: float) -> bool:
     """Runs `fit` beside the main thread, where Ray would take the signals for itself and end with exit code 0.
 
     Returns:
@@ -167,6 +172,7 @@ def _fit(trainer: Any, console: Any, grace_seconds: float) -> bool:
     with signals_ask() as asked:
         while thread.is_alive() and not asked.is_set():
             thread.join(POLL_SECONDS)
+            room.look()
         if asked.is_set():
             console.stop.remote()
             thread.join(grace_seconds)
@@ -232,55 +238,3 @@ def _probe(address: str) -> None:
         raise UnavailableError(
             f"runtime.address={address}: no Ray cluster answers there ({error}); check it with ray status"
         ) from error
-
-
-def _nodes() -> list[tuple[float, int]]:
-    """Cores and GPUs of each node that is alive."""
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(resources.get("CPU", 0.0), int(resources.get("GPU", 0))) for resources in found]
-
-
-def _shares(config: RunConfig, nodes: list[tuple[float, int]]) -> tuple[float, int]:
-    """Cores and GPUs of one worker: what was asked for if the nodes have it, else the largest share that fits.
-
-    Args:
-        config: the run.
-        nodes: cores and GPUs of each node; a worker must fit on one.
-
-    Raises:
-        ConfigError: the workers do not fit.
-    """
-    chosen = config.runtime
-    most_cpus, most_gpus = max(cpus for cpus, _ in nodes), max(gpus for _, gpus in nodes)
-    gpu_choices = range(most_gpus, -1, -1) if chosen.gpus_per_worker is None else [chosen.gpus_per_worker]
-    whole = [float(cpus) for cpus in range(int(most_cpus), 0, -1)]
-    parts = [_part(most_cpus, n) for n in range(2, chosen.workers[-1] + 1)]
-    cpu_choices = [*whole, *parts] if chosen.cpus_per_worker is None else [chosen.cpus_per_worker]
-    for gpus in gpu_choices:
-        for workers in reversed(chosen.workers):  # of a range, as many as fit now
-            for cpus in cpu_choices:
-                if _workers_that_fit(cpus, gpus, nodes) >= workers:
-                    return cpus, gpus
-    asked = [
-        f"runtime.{key}={value:g}"
-        for key, value in (("cpus_per_worker", chosen.cpus_per_worker), ("gpus_per_worker", chosen.gpus_per_worker))
-        if value is not None
-    ]
-    has = ", ".join(f"{cpus:g} cores and {gpus} GPUs" for cpus, gpus in nodes)
-    raise ConfigError(
-        f"runtime.num_workers={chosen.asked}{' with ' if asked else ''}{' and '.join(asked)}: does not fit the cluster "
-        f"(nodes of {has}); ask for less"
-    )
-
-
-def _part(cpus: float, workers: int) -> float:
-    """The largest share of a node, in Ray's steps of 1e-4, that fits `workers` times as Ray's elastic range counts."""
-    share = math.floor(cpus / workers * 1e4) / 1e4
-    return share if cpus // share >= workers else round(share - 1e-4, 4)
-
-
-def _workers_that_fit(cpus: float, gpus: int, nodes: list[tuple[float, int]]) -> int:
-    rounding = 1e-9  # thirds of a core add up to a whole one
-    return sum(
-        min(int(node_cpus / cpus + rounding), node_gpus // gpus if gpus else 10**9) for node_cpus, node_gpus in nodes
-    )

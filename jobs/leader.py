@@ -4,19 +4,18 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from jobs.baselines import pixel_baselines
 from jobs.checkpoint import Checkpoint
 from jobs.folder import RunFolder
 from jobs.gallery import gallery_columns
 from jobs.plan import Plan
 from jobs.report import described, draw_curves, draw_gallery, epoch_line
+from jobs.result import measure_test, put_in_place
 from jobs.saver import Saver
 from jobs.schema import RunConfig
 from jobs.selection import patience_used_up, restored_selection
@@ -28,7 +27,6 @@ from semisup_core.data.store import Store
 from semisup_core.devices import device_names
 from semisup_core.errors import NumericalError
 from semisup_core.evaluation.evaluator import Evaluator
-from semisup_core.evaluation.protocols import Measured
 from semisup_core.methods.base import Method
 from semisup_core.trainer import Trainer
 
@@ -215,9 +213,11 @@ class Leader:
         """Loads the selected weights, measures them on test, once, and writes the results."""
         begun = time.perf_counter()
         self._saver.wait(last=True)
-        final_step, selected = self._trainer.step, self._select()
-        protocols = self._config.evaluation.protocols
-        test, pixels = self._measure_test()
+        final_step, protocols = self._trainer.step, self._config.evaluation.protocols
+        selected = put_in_place(self._selection, self._trainer, self._folder.checkpoints, self._say)
+        test, pixels = measure_test(
+            self._folder.storage, self._store, self._split, self._evaluator, protocols, self._say
+        )
         self._folder.lease.check()
         self._evaluator.update()  # where there is nothing to measure, too
         self._evaluator.encoder.save(self._folder.encoder)
@@ -247,15 +247,6 @@ class Leader:
         self._tracker.close({f"test/{name}": row["accuracy"] for name, row in summary["test"].items()})
         self._folder.send()
 
-    def _measure_test(self) -> tuple[list[Measured], list[Measured]]:
-        """Results of the weights in place and of raw pixels; nothing where there are no test images."""
-        if not len(self._split.test):
-            return [], []
-        self._say(f"measuring {len(self._split.test)} test images, with raw pixels for comparison")
-        protocols, measure_pixels = self._config.evaluation.protocols, partial(self._evaluator.measure_pixels, "test")
-        pixels = pixel_baselines(self._folder.storage, self._store, self._split, "test", protocols, measure_pixels)
-        return self._evaluator.measure("test", protocols), pixels
-
     def pause(self, epoch: int, why: str) -> None:
         """Saves in mid-epoch, without evaluating: the run that goes on from here must equal one that never paused."""
         self._save(epoch)
@@ -263,18 +254,3 @@ class Leader:
         where = f"stopped after step {self._trainer.step} of {self._plan.total_steps}"
         again = "the same command without it" if why == "debug.steps" else "the same command"
         self._say(f"{where} ({why}); {again} goes on from here")
-
-    def _select(self) -> str:
-        """Puts the best weights by validation in place; without validation the last ones stay."""
-        best = self._selection
-        if best.step is None:
-            return "last epoch"
-        if best.step != self._trainer.step:
-            kept = self._folder.checkpoints.open_step(best.step)
-            if kept is None:
-                self._say(
-                    f"the checkpoint of step {best.step}, best on validation, is not usable; taking the last epoch"
-                )
-                return "last epoch"
-            self._trainer.load_state(kept.state(), kept.step)
-        return f"best validation, {self._config.evaluation.monitor} {best.value:.3f}"

@@ -10,8 +10,8 @@ import pytest
 
 from jobs import config, driver
 from jobs.checkpoint import Checkpoints
-from jobs.cluster import _shares
 from jobs.errors import ConfigError
+from jobs.resources import shares
 from jobs.tracking import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
@@ -132,6 +132,6 @@ def test_a_workers_share_fits_one_node(nodes, overrides, share):
     run = config.load(overrides)
     if share is None:
         with pytest.raises(ConfigError, match="does not fit"):
-            _shares(run, nodes)
+            shares(run, nodes)
     else:
-        assert _shares(run, nodes) == share
+        assert shares(run, nodes) == share

@@ -1,0 +1,59 @@
+"""Machines that leave: two nodes of a real Ray cluster."""
+
+import subprocess
+import sys
+
+import pytest
+import ray
+from fault_jobs import STEPS_PER_EPOCH, check_same_run
+from ray.cluster_utils import Cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(500)]
+
+
+@pytest.fixture
+def cluster():
+    """A head without cores, where the driver is, and two nodes with one core each."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    made.nodes = [made.add_node(num_cpus=1) for _ in range(2)]
+    yield made
+    if ray.is_initialized():
+        ray.shutdown()
+    made.shutdown()
+
+
+def test_a_node_leaves_and_a_run_of_any_size_goes_on_smaller(job, reference, cluster):
+    run = job(f"runtime.address={cluster.address}", "runtime.num_workers=[1,2]")
+    run.wait_for_step(STEPS_PER_EPOCH)
+    assert "; 2 replicas," in run.output
+    cluster.remove_node(cluster.nodes[1], allow_graceful=False)
+    assert run.end() == 0, run.output
+    assert "; 1 replica," in run.output and "resuming after step" in run.output
+    check_same_run(run.run, reference)
+
+
+def test_a_node_leaves_and_a_run_of_fixed_size_waits_for_another(job, reference, cluster):
+    run = job(f"runtime.address={cluster.address}")
+    run.wait_for_step(STEPS_PER_EPOCH)
+    cluster.remove_node(cluster.nodes[1], allow_graceful=False)
+    run.wait_for("waiting for machines: 2 workers needed, room for 1")
+    cluster.add_node(num_cpus=1)
+    assert run.end() == 0, run.output
+    assert "resuming after step" in run.output
+    check_same_run(run.run, reference)
+
+
+def test_a_node_is_drained_with_a_notice(job, reference, cluster):
+    # No failure is allowed: the notice must not count as one.
+    long = ["trainer.epochs=60"]
+    run = job(f"runtime.address={cluster.address}", "runtime.num_workers=[1,2]", "runtime.max_failures=0", *long)
+    run.wait_for_step(STEPS_PER_EPOCH)
+    words = ["drain-node", f"--address={cluster.address}", f"--node-id={cluster.nodes[1].node_id}"]
+    words += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=15"]
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *words], check=True, capture_output=True)
+    run.wait_for("about to leave: saved step")
+    saved = int(run.output.split("about to leave: saved step ")[1].split(",")[0])
+    run.wait_for("; 1 replica,")
+    run.wait_for("resuming after step")
+    assert int(run.output.split("resuming after step ")[1].split()[0]) >= saved
+    run.kill()
