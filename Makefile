@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train debug test test-slow lint format typecheck lock clean
+.PHONY: help setup train debug test test-slow test-faults lint format typecheck lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -26,10 +26,13 @@ debug: $(STAMP) ## the same in one process, without Ray, eagerly, for a few step
 	@$(PY) -m jobs.train runtime=local debug.eager=true debug.steps=4 resume=false name=debug $(ARGS)
 
 test: $(STAMP) ## all tests that guard main
-	@$(PY) -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -m "not slow and not faults" -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(STAMP) ## the tests that take longer than a contributor waits for
 	@$(PY) -m pytest -m slow -n 2 --dist loadgroup --durations=60 $(ARGS)
+
+test-faults: $(STAMP) ## every row of the table in docs/reliability.md
+	@$(PY) -m pytest tests/faults $(ARGS)
 
 lint: $(STAMP) ## style and import rules, without changing anything
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

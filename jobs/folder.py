@@ -20,7 +20,7 @@ from jobs.schema import RunConfig
 from jobs.storage import FolderStorage, Storage, open_storage, partial_path, write_text
 
 _PACKAGES = ("tensorflow", "keras", "ray", "numpy", "scikit-learn", "omegaconf", "wandb")
-_FETCHED_APART = ("checkpoints", "ray")  # ray/ is Ray's own
+_FETCHED_APART = ("checkpoints", "ray", "stacks")  # ray/ is Ray's own, stacks/ what each machine saw
 _MARKS = ("config.yaml", "identity.json", "summary.json")  # any of them makes a folder a run, if a broken one
 
 

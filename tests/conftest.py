@@ -9,6 +9,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 import subprocess
 import sys
+import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,52 @@ def run_module(*words, timeout=200, cwd=ROOT, **environment):
 def cli():
     """`cli("jobs.train", "key=value")` in a process of its own."""
     return run_module
+
+
+class ObjectStore:
+    """An S3 server on loopback that can go away and come back with what it had."""
+
+    def __init__(self):
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+        self._application, self._port = DomainDispatcherApplication(create_backend_app), 0
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self):
+        from werkzeug.serving import make_server
+
+        self._server = make_server("127.0.0.1", self._port, self._application, threaded=True)
+        self._port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def stop(self):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An object store with a bucket named `runs`."""
+    store = ObjectStore()
+    store.start()
+    urllib.request.urlopen(urllib.request.Request(f"{store.address}/runs", method="PUT"), timeout=30).close()
+    yield store
+    store.stop()
+
+
+@pytest.fixture(scope="module")
+def cloud(server, tmp_path_factory):
+    """What a machine with credentials has in its environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", server.address)
+        patch.setenv("AWS_ACCESS_KEY_ID", "name")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-that-nobody-may-see")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("SEMISUP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -6,11 +6,11 @@ import pytest
 
 @pytest.fixture
 def job(tmp_path):
-    """job(*overrides) starts one in `tmp_path`; all are killed in the end."""
+    """job(*overrides) starts one in `tmp_path` or another storage; all are killed in the end."""
     jobs = []
 
-    def start(*overrides, **environment):
-        jobs.append(fault_jobs.Job(tmp_path, *overrides, **environment))
+    def start(*overrides, storage=tmp_path):
+        jobs.append(fault_jobs.Job(storage, *overrides))
         return jobs[-1]
 
     yield start

@@ -13,6 +13,7 @@ from small_jobs import clean
 
 from jobs import config, driver
 from jobs.checkpoint import Checkpoints
+from jobs.storage import open_storage
 from jobs.tracking import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -39,13 +40,12 @@ SMALL = [
 class Job:
     """`python -m jobs.train` in a process of its own."""
 
-    def __init__(self, storage, *overrides, module="jobs.train", **environment):
-        self.run = Path(storage) / "run"
-        words = [sys.executable, "-m", module, f"storage={storage}", *SMALL, *overrides]
+    def __init__(self, storage, *overrides):
+        self.run = open_storage(str(storage)).root / "run"
+        words = [sys.executable, "-m", "jobs.train", f"storage={storage}", *SMALL, *overrides]
         self._process = subprocess.Popen(
             words,
             cwd=ROOT,
-            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

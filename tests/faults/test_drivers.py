@@ -37,7 +37,7 @@ def head(tmp_path):
     process.wait()
 
 
-@pytest.mark.parametrize("cluster", ["its own", "one that outlives it"])
+@pytest.mark.parametrize("cluster", ["its own", pytest.param("one that outlives it", marks=pytest.mark.faults)])
 def test_the_driver_is_killed_and_the_same_command_goes_on(job, reference, request, cluster):
     where = [] if cluster == "its own" else [f"runtime.address={request.getfixturevalue('head')}"]
     first = job(*where)
@@ -49,6 +49,7 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(job, reference, reque
     check_same_run(second.run, reference)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_within_the_grace_period(job, reference, number):
     first = job()
@@ -61,6 +62,7 @@ def test_a_signal_saves_within_the_grace_period(job, reference, number):
     check_same_run(second.run, reference)
 
 
+@pytest.mark.faults
 def test_rays_own_snapshot_is_truncated(job, reference):
     first = job()
     first.wait_for_step(STEPS_PER_EPOCH)

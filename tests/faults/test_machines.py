@@ -8,7 +8,7 @@ import ray
 from fault_jobs import STEPS_PER_EPOCH, check_same_run
 from ray.cluster_utils import Cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(500)]
 
 
 @pytest.fixture

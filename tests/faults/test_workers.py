@@ -13,7 +13,7 @@ from jobs import cluster, config, driver
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.faults), 1])
 def test_a_worker_is_killed_in_mid_epoch(job, reference, rank):
     run = job()
     run.wait_for_step(2 * STEPS_PER_EPOCH)
@@ -24,6 +24,7 @@ def test_a_worker_is_killed_in_mid_epoch(job, reference, rank):
     check_same_run(run.run, reference)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_is_stopped(job, reference, workers):
     # One of two is missed by TensorFlow after ten seconds, the only one by Ray.
@@ -64,6 +65,7 @@ def test_a_worker_hangs(tmp_path, reference, monkeypatch, capfd):
     check_same_run(tmp_path / "run", reference)
 
 
+@pytest.mark.faults
 def test_restarts_without_progress_end_the_run(job):
     # A call of 3 steps may take 5 seconds when it is the first; it takes longer to compile this.
     run = job("runtime.hang_seconds=1", "runtime.max_failures=1", "encoder=resnet50", "encoder.width=2")

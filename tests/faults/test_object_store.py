@@ -1,0 +1,74 @@
+"""An object store that goes away, and a job on a cluster that works on one: a real S3 server on loopback."""
+
+import os
+import signal
+
+import pytest
+from fault_jobs import STEPS_PER_EPOCH, check_same_run
+from small_jobs import SMALL, clean
+
+from jobs import config, driver
+from jobs.checkpoint import Checkpoints
+from jobs.folder import find_run
+from jobs.tracking import read_rows
+from semisup_core.errors import StorageError
+
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
+
+
+def line(storage, *more):
+    return config.load([f"storage={storage}", "name=run", *SMALL, "trainer.epochs=5", *more])
+
+
+def rows(storage):
+    return clean(read_rows(find_run("run", str(storage)).metrics))
+
+
+@pytest.fixture
+def away(cloud, server, monkeypatch):
+    """away(steps): the store does not answer while a checkpoint of one of these steps is written."""
+    save = Checkpoints.save
+
+    def patch(steps):
+        def without_server(self, state, meta, spool):
+            if meta["step"] not in steps:
+                return save(self, state, meta, spool)
+            server.stop()
+            try:
+                return save(self, state, meta, spool)
+            finally:
+                server.start()
+
+        monkeypatch.setattr(Checkpoints, "save", without_server)
+
+    return patch
+
+
+def test_a_store_that_is_away_for_a_while_costs_the_saves_that_meet_it(away, tmp_path, capsys):
+    driver.train(line(tmp_path))
+    away({8, 20})
+    with pytest.raises(StorageError, match="step 20.*last good one is step-000000016.*resumes"):
+        driver.train(line("s3://runs/while"))  # the last save has no other after it
+    assert capsys.readouterr().out.count("training goes on") == 1
+    away(set())
+    assert driver.train(line("s3://runs/while"))["complete"]
+    assert rows("s3://runs/while") == rows(tmp_path)
+
+
+def test_a_store_that_stays_away_ends_the_run_and_it_resumes(away, tmp_path):
+    driver.train(line(tmp_path))
+    away({8, 12})
+    with pytest.raises(StorageError, match="step 12.*last good one is step-000000004.*resumes"):
+        driver.train(line("s3://runs/stays", "checkpoint.failures=2"))
+    away(set())
+    assert driver.train(line("s3://runs/stays"))["complete"]
+    assert rows("s3://runs/stays") == rows(tmp_path)
+
+
+def test_a_job_of_two_workers_on_an_object_store_loses_one(cloud, job, reference):
+    run = job(storage="s3://runs/cluster")
+    run.wait_for_step(2 * STEPS_PER_EPOCH)
+    os.kill(run.workers()[1], signal.SIGKILL)
+    assert run.end() == 0, run.output
+    assert "resuming after step" in run.output
+    check_same_run(run.run, reference)
