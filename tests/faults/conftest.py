@@ -18,6 +18,20 @@ def job(tmp_path):
         each.kill()
 
 
+_measured = []
+
+
+@pytest.fixture
+def note(request):
+    """note(words) shows something measured at the end of the session."""
+    return lambda words: _measured.append(f"{request.node.name}: {words}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in _measured:
+        terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory):
     """The folder of the run that nothing disturbed."""

@@ -52,12 +52,17 @@ class Job:
             start_new_session=True,
         )
         self.output, self._lines = "", threading.Condition()
+        self._disturbed = self._resumed = self._going = 0.0
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
         for line in self._process.stdout:
             with self._lines:
                 self.output += line
+                if "resuming after step" in line:
+                    self._resumed = time.monotonic()
+                if line.startswith("epoch") and self._resumed and not self._going:
+                    self._going = time.monotonic()
                 self._lines.notify_all()
 
     def wait_for(self, words, timeout=200):
@@ -78,9 +83,21 @@ class Job:
         pids = {int(name.split("-")[0].removeprefix("worker")): int(name.rsplit("-", 1)[1]) for name in names}
         return {rank: pid for rank, pid in pids.items() if Path(f"/proc/{pid}").exists()}
 
-    def signal(self, number):
-        """To the driver alone."""
-        self._process.send_signal(number)
+    def signal(self, number, rank=None):
+        """To a worker, or to the driver alone."""
+        self._disturbed = time.monotonic()
+        if rank is None:
+            self._process.send_signal(number)
+        else:
+            os.kill(self.workers()[rank], number)
+
+    def recovery(self, since=None):
+        """In words: seconds from the disturbance, or from another moment, to the resumed run and its first epoch."""
+        since = since or self._disturbed
+        step = self.output.split("resuming after step ")[1].split()[0]
+        return (
+            f"{self._resumed - since:.0f} s to resume after step {step}, {self._going - since:.0f} s to an epoch more"
+        )
 
     def end(self, timeout=300):
         """Waits for the end; returns the exit code."""

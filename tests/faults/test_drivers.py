@@ -1,6 +1,7 @@
 """Drivers that die, and signals: the same command goes on, under the same name, with every row once."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -8,54 +9,62 @@ import sys
 import time
 
 import pytest
-from fault_jobs import EPOCHS, STEPS_PER_EPOCH, check_same_run
+import yaml
+from fault_jobs import EPOCHS, ROOT, SMALL, STEPS_PER_EPOCH, check_same_run
+from ray.job_submission import JobStatus, JobSubmissionClient
 
 from jobs.checkpoint import Checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
 
 
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
-def head(tmp_path):
-    """The address of a cluster that outlives its drivers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["start", "--head", "--block", f"--port={port}", "--num-cpus=4", "--include-dashboard=false"]
+def head():
+    """(address, dashboard's address) of a cluster that outlives its drivers."""
+    with socket.socket() as first, socket.socket() as second:
+        for free in (first, second):
+            free.bind(("127.0.0.1", 0))
+        port, dashboard = (free.getsockname()[1] for free in (first, second))
+    words = ["start", "--head", "--block", f"--port={port}", "--num-cpus=4", f"--dashboard-port={dashboard}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *words], stdout=subprocess.DEVNULL, start_new_session=True
     )
-    until = time.monotonic() + 60
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
+    until = time.monotonic() + 100
+    while not all(map(listens, (port, dashboard))):
         assert time.monotonic() < until and process.poll() is None
         time.sleep(0.1)
-    yield f"127.0.0.1:{port}"
+    yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
     os.killpg(process.pid, signal.SIGTERM)
     process.wait()
 
 
 @pytest.mark.parametrize("cluster", ["its own", pytest.param("one that outlives it", marks=pytest.mark.faults)])
-def test_the_driver_is_killed_and_the_same_command_goes_on(job, reference, request, cluster):
-    where = [] if cluster == "its own" else [f"runtime.address={request.getfixturevalue('head')}"]
+def test_the_driver_is_killed_and_the_same_command_goes_on(job, reference, request, note, cluster):
+    where = [] if cluster == "its own" else [f"runtime.address={request.getfixturevalue('head')[0]}"]
     first = job(*where)
     first.wait_for_step(2 * STEPS_PER_EPOCH)
     first.signal(signal.SIGKILL)
+    killed = time.monotonic()
     second = job(*where)  # at once: workers of the first may still be there
     assert second.end() == 0, second.output
-    assert "resuming after step" in second.output
     check_same_run(second.run, reference)
+    note(second.recovery(killed))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_within_the_grace_period(job, reference, number):
+def test_a_signal_saves_within_the_grace_period(job, reference, note, number):
     first = job()
     first.wait_for_step(STEPS_PER_EPOCH)
     first.signal(number)
+    sent = time.monotonic()
     assert first.end(timeout=90) == 130, first.output
+    note(f"{time.monotonic() - sent:.1f} s from the signal to the end")
     assert STEPS_PER_EPOCH < Checkpoints(first.run / "checkpoints").newest().step < EPOCHS * STEPS_PER_EPOCH
     second = job()
     assert second.end() == 0, second.output
@@ -75,3 +84,29 @@ def test_rays_own_snapshot_is_truncated(job, reference):
     second = job()  # nothing to repair: our checkpoints say where the run is
     assert second.end() == 0, second.output
     check_same_run(second.run, reference)
+
+
+@pytest.mark.faults
+def test_a_submitted_job_is_stopped_and_goes_on(head, tmp_path, reference):
+    def submit(name):
+        environment = yaml.safe_load((ROOT / "cluster" / "runtime_env.yaml").read_text())
+        command = [sys.executable, "-m", "jobs.train", f"storage={tmp_path}", *SMALL]
+        return client.submit_job(entrypoint=shlex.join(command), runtime_env=environment, submission_id=name)
+
+    def until_it(what, timeout=200):
+        end = time.monotonic() + timeout
+        while not what():
+            assert time.monotonic() < end
+            time.sleep(0.2)
+
+    client, run = JobSubmissionClient(head[1]), tmp_path / "run"
+    first = submit("first")
+    until_it(lambda: Checkpoints(run / "checkpoints").newest_step() >= STEPS_PER_EPOCH)
+    client.stop_job(first)
+    until_it(lambda: client.get_job_status(first).is_terminal())
+    assert client.get_job_status(first) == JobStatus.STOPPED
+    assert "(a signal); the same command goes on from here" in client.get_job_logs(first)
+    second = submit("second")
+    until_it(lambda: client.get_job_status(second).is_terminal())
+    assert client.get_job_status(second) == JobStatus.SUCCEEDED, client.get_job_logs(second)
+    check_same_run(run, reference)

@@ -14,27 +14,28 @@ pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeo
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.faults), 1])
-def test_a_worker_is_killed_in_mid_epoch(job, reference, rank):
+def test_a_worker_is_killed_in_mid_epoch(job, reference, note, rank):
     run = job()
     run.wait_for_step(2 * STEPS_PER_EPOCH)
-    os.kill(run.workers()[rank], signal.SIGKILL)
+    run.signal(signal.SIGKILL, rank)
     assert run.end() == 0, run.output
-    lost = run.output.split("resuming after step ")[1].split()[0]
-    assert int(lost) >= 2 * STEPS_PER_EPOCH
+    assert int(run.output.split("resuming after step ")[1].split()[0]) >= 2 * STEPS_PER_EPOCH
     check_same_run(run.run, reference)
+    note(run.recovery())
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_is_stopped(job, reference, workers):
+def test_a_worker_is_stopped(job, reference, note, workers):
     # One of two is missed by TensorFlow after ten seconds, the only one by Ray.
     run = job(f"runtime.num_workers={workers}", "runtime.hang_seconds=4")
     run.wait_for_step(STEPS_PER_EPOCH)
     stopped = run.workers()[workers - 1]
-    os.kill(stopped, signal.SIGSTOP)
+    run.signal(signal.SIGSTOP, workers - 1)
     assert run.end() == 0, run.output
     assert "resuming after step" in run.output and not os.path.exists(f"/proc/{stopped}")
     check_same_run(run.run, reference)
+    note(run.recovery())
 
 
 def test_a_worker_hangs(tmp_path, reference, monkeypatch, capfd):
