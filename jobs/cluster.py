@@ -223,7 +223,9 @@ def _connect(config: RunConfig) -> None:
             logging_level="error",
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UnavailableError(f"runtime.address={address}: no Ray cluster answers there: {error}") from error
+        raise UnavailableError(
+            f"runtime.address={address}: no Ray cluster answers there, or it wants a token (RAY_AUTH_MODE=token): {error}"
+        ) from error
     signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place
 
 
