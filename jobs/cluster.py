@@ -224,7 +224,7 @@ def _connect(config: RunConfig) -> None:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UnavailableError(
-            f"runtime.address={address}: no Ray cluster answers there, or it wants a token (RAY_AUTH_MODE=token): {error}"
+            f"runtime.address={address}: no Ray cluster answers, or it wants a token (RAY_AUTH_MODE=token): {error}"
         ) from error
     signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place
 
