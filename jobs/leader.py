@@ -202,7 +202,7 @@ class Leader:
         """Forgets what came after a checkpoint that training has gone back to."""
         self._skipped = skipped
         self._selection = restored_selection(good.meta, self._config.evaluation.monitor)
-        self._tracker.forget()
+        self._tracker.forget_after(good.step)
         self._tracker.log(good.step + 1, {"rollback/from": error.step, "rollback/to": good.step})
         self._say(
             f"{error}; going back to step {good.step} and leaving out the batches up to step {error.step} "

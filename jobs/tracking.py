@@ -56,9 +56,9 @@ class Tracker:
         """Adds a row for a step: `{"step": …, **values}`."""
         self._held.append({"step": step, **values})
 
-    def forget(self) -> None:
-        """Drops the rows that no checkpoint has."""
-        self._held.clear()
+    def forget_after(self, step: int) -> None:
+        """Drops the rows of later steps, which no good checkpoint has."""
+        self._held[:] = [row for row in self._held if row["step"] <= step]
 
     def unwritten(self) -> Spool:
         """The rows that the file does not have yet, for a checkpoint to carry."""

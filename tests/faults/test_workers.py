@@ -60,7 +60,7 @@ def test_a_worker_hangs(tmp_path, reference, monkeypatch, capfd):
     monkeypatch.setattr(cluster, "_work", hangs_once)
     assert driver.train(config.load([f"storage={tmp_path}", *SMALL, "runtime.hang_seconds=6"]))["complete"]
     stacks = [path.read_text() for path in (tmp_path / "run" / "stacks").iterdir()]
-    assert len(stacks) == 2 and all(text.startswith("Timeout") and "trainer.py" in text for text in stacks)
+    assert len(stacks) == 2 and all(text.startswith("Timeout") and "worker.py" in text for text in stacks)
     output = capfd.readouterr().out
     assert "hung so far" in output and "resuming after step 30" in output
     check_same_run(tmp_path / "run", reference)
