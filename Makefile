@@ -32,7 +32,8 @@ test-slow: $(STAMP) ## the tests that take longer than a contributor waits for
 	@$(PY) -m pytest -m slow -n 2 --dist loadgroup --durations=60 $(ARGS)
 
 test-faults: $(STAMP) ## every row of the table in docs/reliability.md
-	@$(PY) -m pytest tests/faults $(ARGS)
+	@$(PY) -m pytest -m "not slow" tests/faults tests/jobs/test_checkpoint.py tests/jobs/test_object_storage.py \
+		tests/jobs/test_tracking.py tests/jobs/test_ray.py tests/semisup_core/data $(ARGS)
 
 lint: $(STAMP) ## style and import rules, without changing anything
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
