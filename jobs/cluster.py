@@ -178,7 +178,7 @@ def _fit(trainer: Any, console: Any, room: RoomWatch, grace_seconds: float) -> b
             thread.join(grace_seconds)
             if thread.is_alive():
                 raise KeyboardInterrupt
-    if outcome:
+    if outcome and not asked.is_set():
         raise outcome[0]
     return asked.is_set()
 

@@ -48,6 +48,19 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
     if initial:
         contents["encoder.initial_weights"] = content(initial)
     folder = RunFolder(storage.root / run_name(config, contents), storage)
+    with folder.lease.held(print):  # what another attempt has done shows only once it is over
+        return _attempt(config, folder, store, contents, initial, keep_cluster)
+
+
+def _attempt(
+    config: RunConfig,
+    folder: RunFolder,
+    store: Store,
+    contents: dict[str, str],
+    initial: Path | None,
+    keep_cluster: bool,
+) -> dict[str, Any] | None:
+    """What `train` does while it holds the lease."""
     folder.fetch()
     if config.resume:
         folder.check_identity(config, contents)
@@ -71,13 +84,12 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
         folder.forget_incomplete_result()
         folder.describe(config, contents, split.to_json(store), initial)
 
-    with folder.lease.held(print):
-        if config.runtime.name == "local":
-            _run_here(config, folder, store, begin)
-        else:
-            from jobs import cluster
+    if config.runtime.name == "local":
+        _run_here(config, folder, store, begin)
+    else:
+        from jobs import cluster
 
-            cluster.run(config, folder, store, begin, keep_cluster)
+        cluster.run(config, folder, store, begin, keep_cluster)
     summary = folder.finished()
     if summary:
         print(final_table(summary), flush=True)

@@ -120,13 +120,14 @@ class Leader:
             left = (now - self._begun) / done * (self._plan.total_steps - self._trainer.step)
             self._say(f"{place}  left {duration(left)}")
 
-    def end_epoch(self, epoch: int, last: bool, minutes: float) -> None:
+    def end_epoch(self, epoch: int, last: bool, minutes: float, save: bool = False) -> None:
         """Evaluates, logs, says one line, decides on stopping, and saves when it is time.
 
         Args:
             epoch: 1 for the first.
             last: whether no step follows.
             minutes: since this attempt at the run began.
+            save: whatever `checkpoint.every` says.
         """
         config, step = self._config, self._trainer.step
         train_seconds = time.perf_counter() - self._begun
@@ -140,7 +141,7 @@ class Leader:
         self._tracker.log(step, {**values, "epoch_seconds": train_seconds})
         self._decide(minutes, last)
         due = epoch % config.checkpoint.every == 0 or self._selection.step == step
-        if due or last or self.stopped:
+        if due or save or last or self.stopped:
             self._save(epoch)
         seconds = time.perf_counter() - self._ended
         self._ended = time.perf_counter()

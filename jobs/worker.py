@@ -36,6 +36,7 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: 
         SupersededError: another attempt took the run over.
     """
     started = time.perf_counter()
+    runtime.watch(LONGER)
     set_threads(runtime.cpus)
     set_precision(config.trainer.precision)
     strategy = make_strategy(runtime.world_size, config.debug.logical_devices)
@@ -132,7 +133,8 @@ class _Loop:
         trainer.check_finite()
         if leader and trainer.step == epoch_end:
             minutes = (time.perf_counter() - started) / 60
-            leader.end_epoch(epoch, last=epoch_end == self._plan.total_steps, minutes=minutes)
+            last = epoch_end == self._plan.total_steps
+            leader.end_epoch(epoch, last=last, minutes=minutes, save=self._wishes.save)
         stop, due = self._runtime.agree((leader.stopped is not None, self._runtime.due()) if leader else None)
         if due:
             self._runtime.report({"epoch": epoch, "step": trainer.step}, leader.last_checkpoint if leader else None)
@@ -146,8 +148,8 @@ class _Loop:
         self._patience, self._wishes = 1.0, Wishes(*trainer.flags)
         if self._leader:
             self._leader.log(first, logs)
-        if self._wishes.save and not self._saved_to_leave:
-            self._saved_to_leave = True
+        if self._wishes.save and not self._saved_to_leave and trainer.step % self._plan.steps_per_epoch:
+            self._saved_to_leave, self._patience = True, LONGER  # the others wait for worker 0 in their next step
             self._runtime.watch(LONGER)
             trainer.check_finite()
             if self._leader:
@@ -160,6 +162,7 @@ class _Loop:
             NumericalError: the same, with where the run can go on from.
         """
         chosen = self._config.trainer
+        self._runtime.watch(LONGER)
         if self._leader:
             self._leader.settle()
         good = _restored(self._folder, self._runtime)
