@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobs.manifest import FORMAT_VERSION, MANIFEST, flush, flush_folder, problem, write_json, write_manifest
+from jobs.manifest import FORMAT_VERSION, MANIFEST, problem, write_json, write_manifest
 from jobs.storage import FolderStorage, Storage
+from semisup_core.durable import flush, flush_folder
 from semisup_core.errors import DataError
 
 if TYPE_CHECKING:  # lists of runs read checkpoints' names without NumPy
@@ -78,15 +80,19 @@ class Checkpoints:
         path: the run's `checkpoints/`, which need not exist.
     """
 
-    def __init__(self, path: Path, storage: Storage | None = None) -> None:
+    def __init__(
+        self, path: Path, storage: Storage | None = None, may_commit: Callable[[], None] = lambda: None
+    ) -> None:
         """Keeps the place; reads nothing.
 
         Args:
             path: the run's `checkpoints/`.
             storage: that it belongs to; none for a folder.
+            may_commit: raises when this process may not.
         """
         self.path = path
         self._storage = storage or FolderStorage(path.parent)
+        self._may_commit = may_commit
 
     def save(self, state: dict[str, np.ndarray], meta: dict[str, Any], spool: Spool | None = None) -> Checkpoint:
         """Writes a checkpoint of `meta["step"]` and commits it.
@@ -102,23 +108,17 @@ class Checkpoints:
         Raises:
             OSError: it could not be written; what was there before is still there.
             UnavailableError: the object store could not take it, likewise.
+            SupersededError: another attempt took the run over.
         """
-        import numpy as np
-
-        final = self._of_step(meta["step"])
+        final, meta = self._of_step(meta["step"]), {**meta, "format_version": FORMAT_VERSION}
         partial = self.path / f".{final.name}.{os.getpid()}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        with open(partial / _STATE, "wb") as file:
-            np.savez(file, allow_pickle=False, **state)
-            flush(file)
-        meta = {**meta, "format_version": FORMAT_VERSION}
-        write_json(partial / _META, meta)
-        if spool:
-            write_json(partial / _ROWS, spool._asdict())
-        write_manifest(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        try:
+            _write(partial, state, meta, spool)
+            self._may_commit()
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         flush_folder(self.path)
         self._storage.send(final)
         return Checkpoint(final, meta)
@@ -143,9 +143,9 @@ class Checkpoints:
                 say(f"checkpoint {path.name} is not usable ({found}) and left out")
         return kept
 
-    def newest_step(self) -> int:
-        """The step of the newest one, unchecked; 0 when there is none."""
-        return max((int(path.name.removeprefix("step-")) for path in self._paths()), default=0)
+    def newest_manifest(self) -> bytes | None:
+        """The manifest of the newest one, unchecked; another one means that something was saved since."""
+        return self._storage.read(paths[-1] / MANIFEST) if (paths := self._paths()) else None
 
     def open_step(self, step: int) -> Checkpoint | None:
         """The checkpoint of one step, or None when it is missing or does not match its manifest."""
@@ -159,9 +159,8 @@ class Checkpoints:
             DataError: one was written in another format; to go on from an older one, or anew, would throw it away.
         """
         for path in self._paths():
-            self._storage.fetch(path / MANIFEST)
             try:
-                version = json.loads((path / MANIFEST).read_text())["format_version"]
+                version = json.loads(self._storage.read(path / MANIFEST) or b"")["format_version"]
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # damaged, and passed over by `newest`
             if version != FORMAT_VERSION:
@@ -187,8 +186,7 @@ class Checkpoints:
     def newest_meta(self) -> dict[str, Any] | None:
         """What the newest one says of itself, unchecked; for lists of runs."""
         for path in reversed(self._paths()):
-            self._storage.fetch(path / _META)
-            return json.loads((path / _META).read_text())
+            return json.loads(self._storage.read(path / _META) or b"")
         return None
 
     def _paths(self) -> list[Path]:
@@ -202,6 +200,20 @@ class Checkpoints:
         """The checkpoint, or what is wrong with it."""
         self._storage.fetch(path)
         return problem(path) or Checkpoint(path, json.loads((path / _META).read_text()))
+
+
+def _write(folder: Path, state: dict[str, np.ndarray], meta: dict[str, Any], spool: Spool | None) -> None:
+    """All files of a checkpoint, the manifest last."""
+    import numpy as np
+
+    folder.mkdir(parents=True)
+    with open(folder / _STATE, "wb") as file:
+        np.savez(file, allow_pickle=False, **state)
+        flush(file)
+    write_json(folder / _META, meta)
+    if spool:
+        write_json(folder / _ROWS, spool._asdict())
+    write_manifest(folder)
 
 
 def checkpoint_name(step: int) -> str:

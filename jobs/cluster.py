@@ -69,7 +69,7 @@ def run(
         finally:
             printer.stop()
         folder.fetch()  # another machine may have written it
-        if stopped and not folder.finished():
+        if stopped:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         # Shutting Ray down under a fit() that still runs can end this process with Ray's exit code. A private cluster
@@ -94,7 +94,7 @@ def _fit_while_it_helps(
     # A stopped process cannot end itself. Ray ends it when it does not answer, after what only this variable says.
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(config.runtime.hang_seconds * LONGER)
     while True:
-        before = folder.checkpoints.newest_step()
+        before = folder.checkpoints.newest_manifest()
         # Ray's own record of an earlier attempt is not read: the run's checkpoints say where it is, and are never
         # half-written.
         folder.storage.remove(folder.path / _RAY)
@@ -111,7 +111,7 @@ def _fit_while_it_helps(
             raise failure from error
         if error is None:
             return stopped
-        if folder.checkpoints.newest_step() == before:
+        if folder.checkpoints.newest_manifest() == before:
             if not allowed:
                 raise TrainingError(str(error)) from error
             raise UnavailableError(
@@ -144,7 +144,6 @@ def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gp
             name=_RAY,
             **folder.storage.for_ray(folder.path),
             failure_config=ray.train.FailureConfig(max_failures=config.runtime.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
         ),
     )
@@ -186,7 +185,7 @@ def _fit(trainer: Any, console: Any, room: RoomWatch, grace_seconds: float) -> b
 def _work(job: dict[str, Any]) -> None:
     """The train function of each worker.
 
-    An error that a retry cannot mend (ours: configuration, data, numbers) is left with the console; the workers that
+    An error that a retry cannot mend (configuration, data, numbers) is left with the console; the workers that
     Ray then starts again find it there and end at once, and the driver raises it.
     """
     os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; this project is Keras 3
@@ -196,17 +195,17 @@ def _work(job: dict[str, Any]) -> None:
     from jobs.runtime import RayTrainRuntime
     from jobs.worker import worker_loop
 
-    config = from_dict(job["config"])
-    storage = open_storage(config.storage)
-    folder = RunFolder(storage.root / job["folder"], storage, job["attempt"])
-    runtime = RayTrainRuntime(console, job["cpus"], config.runtime.hang_seconds, folder.stacks)
     try:
+        config = from_dict(job["config"])
+        storage = open_storage(config.storage)
+        folder = RunFolder(storage.root / job["folder"], storage, job["attempt"])
+        runtime = RayTrainRuntime(console, job["cpus"], config.runtime.hang_seconds, folder.stacks)
         worker_loop(config, folder, job["store"], runtime)
-    except (SemisupError, ConfigError, UnavailableError, SupersededError) as error:
+    except (SemisupError, ConfigError, SupersededError) as error:
         ray.get(console.fail.remote(error))
         raise
-    except Exception as error:
-        runtime.say(f"worker {runtime.rank} failed: {type(error).__name__}: {str(error)[-_LONGEST_ERROR:]}")
+    except Exception as error:  # also a storage that does not answer: it may when Ray starts the workers again
+        console.write.remote(f"a worker failed: {type(error).__name__}: {str(error)[-_LONGEST_ERROR:]}")
         raise
 
 

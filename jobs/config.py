@@ -8,7 +8,6 @@ Layers, later wins: the dataclass defaults here, `configs/train.yaml`, one file 
 import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +29,7 @@ from jobs.schema import (
     TrackingConfig,
     TrainerConfig,
 )
+from jobs.storage import local_file
 from semisup_core.encoders import ENCODERS
 from semisup_core.methods import METHODS
 from semisup_core.settings import nearest
@@ -71,7 +71,7 @@ def load(overrides: list[str], file: str | None = None) -> RunConfig:
         ConfigError: the key path, what was expected, what came, and the nearest valid name.
     """
     picks, values = parse_overrides(overrides)
-    started_from = read_yaml(Path(file)) if file else OmegaConf.create()
+    started_from = read_yaml(local_file(file)) if file else OmegaConf.create()
     groups, layers = layers_of(started_from, picks, file or "")
     layers.append(("the command line", values))
     merged = _merge(_schema(layers), layers)

@@ -70,7 +70,8 @@ def measure_every_epoch(trained: Trained, protocols: Sequence[str], say: Callabl
             rows[entry.step, result.protocol] = row
         write_text(folder.path / _FILE, "".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
         say(f"epoch {epoch}  test  " + "  ".join(f"{result.protocol} {result.accuracy:.3f}" for result in results))
-    say(f"{'written' if todo else 'nothing new'}: {folder.path / _FILE}; python -m jobs.plot {folder.path} draws it")
+    written = f"{'written' if todo else 'nothing new'}: {folder.shown(folder.path / _FILE)}"
+    say(f"{written}; python -m jobs.plot {folder.url} draws it")
     return folder.path / _FILE
 
 

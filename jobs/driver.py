@@ -111,7 +111,7 @@ def _run_here(config: RunConfig, folder: RunFolder, store: Store, begin: Callabl
 
     with signals_ask() as asked:
         worker_loop(config, folder, store.path.name, LocalRuntime(asked))
-    if asked.is_set() and not folder.finished():
+    if asked.is_set():
         raise KeyboardInterrupt
 
 

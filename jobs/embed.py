@@ -39,7 +39,7 @@ def main() -> None:
         from jobs.trained import Trained
     trained = Trained(folder, options["dataset.path"] or None)
     embed_folder(trained, Path(images).expanduser(), output, protocol[0], neighbours, print)
-    folder.send()
+    folder.send_added()
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ def embed_folder(
     else:
         listed.unlink(missing_ok=True)  # of an earlier table of this name
     note = f" ({predictor.note})" if predictor.note else ""
-    say(f"{len(paths) - len(bad):,} images, predicted by {protocol}{note}: {output}")
+    say(f"{len(paths) - len(bad):,} images, predicted by {protocol}{note}: {trained.folder.shown(output)}")
     if bad:
-        say(f"{len(bad):,} images cannot be read and are left out: {listed}")
+        say(f"{len(bad):,} images cannot be read and are left out: {trained.folder.shown(listed)}")
     if others:
         say(f"{others:,} other files skipped")
 

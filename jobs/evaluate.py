@@ -38,7 +38,7 @@ def main() -> None:
         measure_every_epoch(trained, protocols, print)
     else:
         print(evaluate(trained, protocols, options["pool"]))
-    folder.send()
+    folder.send_added()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ def evaluate(trained: Trained, protocols: Sequence[str], pool: str) -> str:
     shown = protocols[0] if protocols else trained.config.evaluation.monitor
     file = trained.folder.path / ("evaluation.json" if pool == "test" else f"evaluation-{pool}.json")
     write_text(file, json.dumps(_as_json(trained, pool, results), indent=1))
-    where = f"{file} and confusion_*.png in {_picture(trained, '', pool).parent}"
+    pictures = trained.folder.shown(_picture(trained, "", pool).parent)
+    where = f"{trained.folder.shown(file)} and confusion_*.png in {pictures}"
     return evaluation_text(trained.folder.name, pool, names, results, shown, where)
 
 

@@ -20,7 +20,11 @@ from jobs.schema import RunConfig
 from jobs.storage import FolderStorage, Storage, open_storage, partial_path, write_text
 
 _PACKAGES = ("tensorflow", "keras", "ray", "numpy", "scikit-learn", "omegaconf", "wandb")
-_FETCHED_APART = ("checkpoints", "ray", "stacks")  # ray/ is Ray's own, stacks/ what each machine saw
+INITIAL_ENCODER = "initial_encoder.keras"
+_APART = ("checkpoints", "ray", "stacks")  # ray/ is Ray's own, stacks/ what each machine saw
+# What commands add to a run, which training neither reads nor writes.
+_ADDED = ("embedded", "embeddings", "evaluation.json", "evaluation-validation.json", "pictures", "test_curves.jsonl")
+_LISTED = ("config.yaml", "summary.json", "metrics.jsonl", "environment.json")  # what a list of runs reads
 _MARKS = ("config.yaml", "identity.json", "summary.json")  # any of them makes a folder a run, if a broken one
 
 
@@ -44,14 +48,14 @@ class RunFolder:
         self.path = path
         self.name = path.name
         self.storage = storage or FolderStorage(path.parent)
-        self.checkpoints = Checkpoints(path / "checkpoints", self.storage)
         self.lease = Lease(self.storage, self.name, attempt)
+        self.checkpoints = Checkpoints(path / "checkpoints", self.storage, self.lease.check)
         self.encoder = path / "encoder.keras"
         self.classifier = path / "classifier.keras"
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
         self.stacks = path / "stacks"
-        self._initial_encoder = path / "initial_encoder.keras"
+        self._initial_encoder = path / INITIAL_ENCODER
         self._identity = path / "identity.json"
 
     @property
@@ -59,21 +63,43 @@ class RunFolder:
         """Where the user finds it."""
         return f"{self.storage.url}/{self.name}"
 
-    def fetch(self, whole: bool = True) -> None:
-        """Makes this machine's copy what the storage has, but for checkpoints, which are fetched when opened.
+    def shown(self, path: Path) -> str:
+        """What the user calls a file of the run, or any other file."""
+        return f"{self.url}/{path.relative_to(self.path).as_posix()}" if path.is_relative_to(self.path) else str(path)
 
-        Args:
-            whole: all of it, not only the weights that the run starts from.
+    def fetch(self) -> None:
+        """Makes this machine's copy what the storage has of training, to go on with it.
+
+        Checkpoints are fetched when they are opened; nobody but who holds the lease, and its worker 0, may call this.
         """
-        self.storage.fetch(self.path if whole else self._initial_encoder, skip=_FETCHED_APART)
+        self.storage.fetch(self.path, skip=(*_APART, *_ADDED))
+
+    def fetch_initial_encoder(self) -> None:
+        """Fetches only what a worker beside worker 0 needs."""
+        self.storage.fetch(self._initial_encoder)
+
+    def fetch_to_read(self) -> None:
+        """Makes a copy for this process alone, of all but checkpoints and W&B's own files."""
+        self.storage.fetch(self.path, skip=(*_APART, "wandb"))
+
+    def fetch_to_list(self) -> None:
+        """Makes a copy for this process alone, of what a list of runs needs."""
+        for name in _LISTED:
+            self.storage.fetch(self.path / name)
 
     def send(self) -> None:
-        """Makes the storage have what this machine's copy has, but for checkpoints, which are sent when saved.
+        """Makes the storage have what training left here, but for checkpoints, which are sent when saved.
 
         The summary goes last: with it, a run is finished.
         """
-        parts = [path for path in self.path.iterdir() if path.name not in _FETCHED_APART and path != self.summary]
+        apart = (*_APART, *_ADDED, self.summary.name)
+        parts = [path for path in self.path.iterdir() if path.name not in apart]
         self.storage.send(*sorted(parts), *([self.summary] if self.summary.exists() else []))
+
+    def send_added(self) -> None:
+        """Makes the storage have what a command added to the run, file by file: another one may be adding, too."""
+        for path in (self.path / name for name in _ADDED):
+            self.storage.send(*sorted(file for file in [path, *path.rglob("*")] if file.is_file()))
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a run that was measured, with the name and the folder that it has now, or None."""
@@ -86,6 +112,11 @@ class RunFolder:
         summary = self.finished()
         if summary and not summary["complete"]:
             self.storage.remove(self.summary)
+
+    @property
+    def has_initial_encoder(self) -> bool:
+        """Whether the storage has the weights that the encoder starts from."""
+        return INITIAL_ENCODER in self.storage.names(self.path)
 
     @property
     def initial_encoder(self) -> Path | None:
@@ -159,7 +190,7 @@ def run_folders(storage: Storage) -> list[RunFolder]:
 
 
 def find_run(word: str, storage: str) -> RunFolder:
-    """The run folder that a user means.
+    """The run folder that a user means, to look at and to add to; of an object store, in a copy for this process alone.
 
     Args:
         word: a run's name in the storage, or the path of its folder.
@@ -168,13 +199,13 @@ def find_run(word: str, storage: str) -> RunFolder:
     Raises:
         ConfigError: there is no such run; names those that are like it.
     """
-    place = open_storage(storage)
     if "://" in word:
         upper, _, name = word.rstrip("/").rpartition("/")
         return find_run(name, upper)
+    place = open_storage(storage, own_copy=True)
     if Path(word).name == word and "config.yaml" in place.names(place.root / word):
         found = RunFolder(place.root / word, place)
-        found.fetch()
+        found.fetch_to_read()
         return found
     path = Path(word).expanduser()
     if (path / "config.yaml").is_file():

@@ -12,6 +12,7 @@ from jobs.config import to_dict
 from jobs.errors import ConfigError
 from jobs.folder import RunFolder, find_run
 from jobs.schema import RunConfig
+from jobs.storage import local_file
 from semisup_core.data.splits import Split
 from semisup_core.errors import DataError
 
@@ -36,10 +37,10 @@ def initial_encoder(config: RunConfig) -> Path | None:
     init = config.encoder.init
     if init is None:
         return None
-    path = Path(init).expanduser()
-    if path.suffix == ".keras":
+    if init.endswith(".keras"):
+        path = local_file(init)
         if not path.is_file():
-            raise ConfigError(f"encoder.init: expected a .keras file, found none at {path}")
+            raise ConfigError(f"encoder.init: expected a .keras file, found none at {init}")
         return _checked(path.resolve())
     try:
         folder = find_run(init, config.storage)

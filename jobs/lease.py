@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jobs.errors import ConfigError, SupersededError, UnavailableError
-from jobs.storage import FolderStorage, Storage, write_text
+from jobs.storage import FolderStorage, Storage
 
 _RENEWED_SECONDS = 15.0
 _DEAD_SECONDS = 60.0  # without a renewal
@@ -43,6 +43,7 @@ class Lease:
         self.attempt = attempt
         self._storage, self._name = storage, name
         self._file = storage.root / ".leases" / f"{name}.json"
+        self._here = ""
 
     def check(self) -> None:
         """Checks that this process still works for the run's attempt; call before anything in the storage changes.
@@ -68,6 +69,7 @@ class Lease:
         """
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with open(self._file.with_suffix(".lock"), "w") as lock:
+            self._here = _machine(lock)
             self._take(lock, say)
             done = threading.Event()
             renewing = threading.Thread(target=self._renew, args=(done,), name="lease", daemon=True)
@@ -84,7 +86,7 @@ class Lease:
 
     def _take(self, lock: IO[str], say: Callable[[str], Any]) -> None:
         locked, owner = _locked(lock), self._owner()
-        if locked is False or (owner and not (locked and owner["machine"] == _machine()) and self._alive(owner, say)):
+        if locked is False or (owner and not (locked and owner["machine"] == self._here) and self._alive(owner, say)):
             raise ConfigError(
                 f"name: {self._storage.url}/{self._name} is being trained by {_described(owner)}; expected one attempt "
                 "at a time; wait for it, stop it, or give this run another name"
@@ -115,16 +117,14 @@ class Lease:
                 self._write()
 
     def _owner(self) -> dict[str, Any] | None:
-        self._storage.fetch(self._file)
         try:
-            return json.loads(self._file.read_text())
-        except (FileNotFoundError, ValueError):  # an object store has no half-written files, a power cut leaves them
+            return json.loads(self._storage.read(self._file) or b"null")
+        except ValueError:  # left by a power cut
             return None
 
     def _write(self) -> None:
-        facts = {"attempt": self.attempt, "machine": _machine(), "host": platform.node(), "pid": os.getpid()}
-        write_text(self._file, json.dumps({**facts, "renewed": time.time()}))
-        self._storage.send(self._file)
+        facts = {"attempt": self.attempt, "machine": self._here, "host": platform.node(), "pid": os.getpid()}
+        self._storage.write(self._file, json.dumps({**facts, "renewed": time.time()}).encode())
 
 
 def _locked(lock: IO[str]) -> bool | None:
@@ -138,10 +138,10 @@ def _locked(lock: IO[str]) -> bool | None:
     return True
 
 
-def _machine() -> str:
-    """This machine since its start: where the lock is free, no owner lives on it."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{platform.node()} {boot.read_text().strip() if boot.exists() else ''}"
+def _machine(lock: IO[str]) -> str:
+    """This machine since its start, as far as it shares the lock: where that is free, no owner lives on it."""
+    boot, file = Path("/proc/sys/kernel/random/boot_id"), os.fstat(lock.fileno())
+    return f"{platform.node()} {boot.read_text().strip() if boot.exists() else ''} {file.st_dev}:{file.st_ino}"
 
 
 def _described(owner: dict[str, Any] | None) -> str:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from semisup_core.durable import flush
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -47,18 +48,3 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     with open(path, "w") as file:
         json.dump(values, file, indent=1)
         flush(file)
-
-
-def flush(file: Any) -> None:
-    """Waits until the disk has what was written."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def flush_folder(folder: Path) -> None:
-    """Waits until the disk has the names in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

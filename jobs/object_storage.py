@@ -1,10 +1,12 @@
 """An object store as a storage: a working copy on every machine, and pyarrow's file systems beneath."""
 
+import atexit
 import fcntl
 import hashlib
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,23 +26,30 @@ _SMALL = 1 << 20  # bytes; smaller objects are fetched each time, because a stor
 class ObjectStorage:
     """An object store; this machine works on a copy in its cache folder."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, own_copy: bool = False) -> None:
         """Finds the place of the working copy; asks nobody yet.
+
+        Args:
+            url: of the storage.
+            own_copy: work in a temporary folder that goes with this process.
 
         Raises:
             ConfigError: another scheme, no bucket, or a key in the address.
         """
         self.url = url.rstrip("/")
         self._files, self._base = _file_system(self.url)
+        if own_copy:
+            self.root = Path(tempfile.mkdtemp(prefix="semisup-")).resolve()
+            atexit.register(shutil.rmtree, self.root, ignore_errors=True)
+            return
         readable = re.sub(r"[^A-Za-z0-9]+", "-", self.url)[:60]
         self.root = cache_folder() / f"{readable}-{hashlib.sha256(self.url.encode()).hexdigest()[:12]}"
 
     def check(self) -> None:
         """Writes an object and removes it again."""
         probe = self.root / f".probe-{uuid.uuid4().hex}"
+        self.write(probe, b"semisup")
         with self._said("write to"):
-            with self._files.open_output_stream(self._there(probe)) as out:
-                out.write(b"semisup")
             self._files.delete_file(self._there(probe))
         self.root.mkdir(parents=True, exist_ok=True)
 
@@ -48,21 +57,35 @@ class ObjectStorage:
         """What lies directly under a prefix."""
         return sorted(info.base_name for info in self._list(folder, recursive=False))
 
+    def read(self, path: Path) -> bytes | None:
+        """An object's content."""
+        with self._said("read from"):
+            try:
+                with self._files.open_input_stream(self._there(path)) as source:
+                    return source.read()
+            except FileNotFoundError:
+                return None
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Writes an object."""
+        with self._said("write to"), self._files.open_output_stream(self._there(path)) as out:
+            out.write(content)
+
     def fetch(self, path: Path, skip: Iterable[str] = ()) -> None:
         """Downloads what is new or was changed, and deletes here what is not there."""
         left_alone = {path / name for name in skip}
-        infos = {self._here(info.path): info for info in self._list(path, recursive=True) if info.is_file}
         with self._said("read from"), self._alone():
+            infos = {self._here(info.path): info for info in self._list(path, recursive=True) if info.is_file}
             for local, info in infos.items():
                 if not left_alone & {local, *local.parents}:
                     self._download(local, info)
-        for local in [*sorted(path.rglob("*"), reverse=True), path]:
-            if left_alone & {local, *local.parents} or local in infos:
-                continue
-            if local.is_file():
-                local.unlink()
-            elif local.is_dir() and not any(local.iterdir()):
-                local.rmdir()
+            for local in [*sorted(path.rglob("*"), reverse=True), path]:
+                if left_alone & {local, *local.parents} or local in infos:
+                    continue
+                if local.is_file():
+                    local.unlink()
+                elif local.is_dir() and not any(local.iterdir()):
+                    local.rmdir()
 
     def send(self, *paths: Path) -> None:
         """Uploads what is new or was changed, and deletes there what is no longer here."""
@@ -137,12 +160,17 @@ class ObjectStorage:
     def _upload(self, local: Path, info: Any) -> None:
         if info is not None and _same(local, info):
             return
+        before = local.stat()
         with open(local, "rb") as source, self._files.open_output_stream(self._there(local)) as out:
-            shutil.copyfileobj(source, out, _BLOCK)
-        sent = self._files.get_file_info(self._there(local))
-        if sent.size != local.stat().st_size:
-            raise OSError(f"{local.name} has {sent.size} bytes there and {local.stat().st_size} here")
-        os.utime(local, ns=(sent.mtime_ns, sent.mtime_ns))  # equal times and sizes are the same file from now on
+            left = before.st_size  # of a file that is growing (W&B's), what it has now
+            while left and (block := source.read(min(_BLOCK, left))):
+                out.write(block)
+                left -= len(block)
+        sent, now = self._files.get_file_info(self._there(local)), local.stat()
+        if sent.size != before.st_size:
+            raise OSError(f"{local.name} has {sent.size} bytes there and {before.st_size} here")
+        if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+            os.utime(local, ns=(sent.mtime_ns, sent.mtime_ns))  # equal times and sizes are the same file from now on
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -41,8 +41,8 @@ def main() -> None:
     written = [draw_runs(folders, protocols, output if several else output / "accuracy.png", needed=not learned)]
     if learned:
         written += draw_learned(folders[0], protocols, output, points, seed, options["dataset.path"] or None)
-    folders[0].send()
-    print("\n".join(f"written: {path}" for path in written if path))
+    folders[0].send_added()
+    print("\n".join(f"written: {folders[0].shown(path)}" for path in written if path))
 
 
 if __name__ == "__main__":

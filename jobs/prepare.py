@@ -1,8 +1,12 @@
 """Data of a run: the prepared store and its split."""
 
+from functools import partial
+from pathlib import Path
+
 from jobs.schema import RunConfig
 from jobs.storage import Storage, open_storage
 from semisup_core.data import SOURCES
+from semisup_core.data.manifest import MANIFEST
 from semisup_core.data.sources import prepare
 from semisup_core.data.splits import Split, make_split
 from semisup_core.data.store import Store, open_store
@@ -21,7 +25,7 @@ def prepare_store(config: RunConfig, progress: bool = True) -> Store:
         dataset.name,
         image_size=dataset.image_size,
         stores=storage.root / STORES,
-        fetch=storage.fetch,
+        fetch=partial(_fetch_whole, storage),
         corrupt_quota=dataset.corrupt_quota,
         progress=progress,
         **{key: getattr(dataset, key) for key in SOURCES[dataset.name].settings},
@@ -40,6 +44,12 @@ def fetched_store(storage: Storage, name: str) -> Store:
     path = storage.root / STORES / name
     storage.fetch(path)
     return open_store(path)
+
+
+def _fetch_whole(storage: Storage, path: Path) -> None:
+    """Copies a store here if all of it is there: one whose sending was interrupted is made and sent again."""
+    if MANIFEST in storage.names(path):
+        storage.fetch(path)
 
 
 def split_of(config: RunConfig, store: Store) -> Split:

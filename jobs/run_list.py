@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from jobs.folder import RunFolder, run_folders
+from jobs.folder import INITIAL_ENCODER, RunFolder, run_folders
 from jobs.storage import FolderStorage, Storage, open_storage
 from jobs.text import columns, duration, interval_text, printable
 
@@ -52,15 +52,15 @@ def _with_command(row: str, line: RunLine) -> list[str]:
 
 def run_line(folder: RunFolder) -> RunLine:
     """One run, whatever state its folder is in."""
-    folder.fetch()
+    folder.fetch_to_list()
     try:
         config = yaml.load((folder.path / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         state, best = _state(folder, config)
         method, dataset = str(config["method"]["name"]), str(config["dataset"]["name"])
-        return RunLine(folder.name, state, method, dataset, best, _age(folder.path), _resume_command(folder, config))
+        return RunLine(folder.name, state, method, dataset, best, _age(folder), _resume_command(folder, config))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         why = f"broken: {type(error).__name__} {' '.join(str(error).split())}"[:80]
-        return RunLine(folder.name, why, "-", "-", "-", _age(folder.path), "")
+        return RunLine(folder.name, why, "-", "-", "-", _age(folder), "")
 
 
 def _state(folder: RunFolder, config: dict[str, Any]) -> tuple[str, str]:
@@ -88,27 +88,33 @@ def _test_accuracy(summary: dict[str, Any], config: dict[str, Any]) -> str:
     return f"test {protocol} {test[protocol]['accuracy']:.4f} ({interval_text(test[protocol].get('interval'))})"
 
 
-def _age(folder: Path) -> str:
-    """Since any file directly in the folder, or its checkpoints, last changed."""
-    places = [folder, folder / "checkpoints", folder / "metrics.jsonl", folder / "summary.json"]
-    return duration(max(0.0, time.time() - max(place.stat().st_mtime for place in places if place.exists())))
+def _age(folder: RunFolder) -> str:
+    """Since training last left something in it; of a folder without any of that, since it changed."""
+    path = folder.path
+    places = [folder.metrics, folder.summary, path / "environment.json", path / "checkpoints"]
+    there = [place for place in places if place.exists()] or [path]
+    return duration(max(0.0, time.time() - max(place.stat().st_mtime for place in there)))
 
 
 def _resume_command(folder: RunFolder, config: dict[str, Any]) -> str:
     """The command that goes on with a run, from the working folder of now."""
-    words = ["python", "-m", "jobs.train", "--config", _here(folder.path / "config.yaml")]
+    words = ["python", "-m", "jobs.train", "--config", _shown(folder, folder.path / "config.yaml")]
     if config["name"] != folder.name:
         words.append(f"name={folder.name}")
     if open_storage(config["storage"]).url != folder.storage.url:
         here = isinstance(folder.storage, FolderStorage)
         words.append(f"storage={_here(folder.storage.root) if here else folder.storage.url}")
-    if folder.initial_encoder:  # the run's own copy; what encoder.init named may be gone
-        words.append(f"encoder.init={_here(folder.initial_encoder)}")
+    if folder.has_initial_encoder:  # the run's own copy; what encoder.init named may be gone
+        words.append(f"encoder.init={_shown(folder, folder.path / INITIAL_ENCODER)}")
     if not config["resume"]:
         words.append("resume=true")
     if config["debug"]["steps"] is not None:
         words.append("debug.steps=null")
     return shlex.join(words)
+
+
+def _shown(folder: RunFolder, path: Path) -> str:
+    return _here(path) if isinstance(folder.storage, FolderStorage) else folder.shown(path)
 
 
 def _here(path: Path) -> str:

@@ -13,7 +13,7 @@ def main() -> None:
         "",
         {"storage": ("runs", "the folder of the runs")},
     )
-    storage = open_storage(command.options["storage"])
+    storage = open_storage(command.options["storage"], own_copy=True)
     if isinstance(storage, FolderStorage) and not storage.root.is_dir():
         raise ConfigError(f"storage: expected the folder of the runs, got {storage.url}, which is not there")
     print(list_runs(storage))

@@ -1,10 +1,8 @@
 """What the worker loop needs of its surroundings; the only place that knows whether Ray is there."""
 
 import faulthandler
-import json
 import os
 import platform
-import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -178,13 +176,11 @@ class RayTrainRuntime:
         return time.monotonic() - self._reported >= _REPORT_SECONDS
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Reports to Ray; the checkpoint goes as a reference, the files stay in the run folder."""
+        """Reports to Ray, the checkpoint by its path only.
+
+        A checkpoint of Ray's would be one more write to the storage, and one that fails ends the run.
+        """
         import ray.train
 
         self._reported = time.monotonic()
-        if checkpoint is None:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "reference.json").write_text(json.dumps({"checkpoint": str(checkpoint)}))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        ray.train.report({**metrics, "checkpoint": str(checkpoint or "")})

@@ -1,7 +1,8 @@
 """Commits what a run has so far, beside training: a checkpoint first, then the log rows that it carries.
 
 A checkpoint holds the rows that `metrics.jsonl` may not have yet, so a crash between the two loses none: whoever
-resumes writes them. A failed save costs that save only, until too many fail in a row.
+resumes writes them. A failed save costs that save only, until too many fail in a row; the best weights by validation
+are saved with the next one.
 """
 
 import shutil
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.checkpoint import Checkpoint, checkpoint_name
+from jobs.checkpoint import Checkpoint, Spool, checkpoint_name
 from jobs.errors import UnavailableError
 from jobs.folder import RunFolder
 from jobs.schema import CheckpointConfig
@@ -40,6 +41,7 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._failures = 0
+        self._best: tuple[dict[str, np.ndarray], dict[str, Any], Spool] | None = None  # best weights, not saved yet
 
     def save(self, state: dict[str, np.ndarray], meta: dict[str, Any], best_step: int | None) -> None:
         """Begins to save; first waits until the save before is done.
@@ -56,18 +58,23 @@ class Saver:
         if self.last and self.last.name == checkpoint_name(meta["step"]):
             return  # nothing has happened since
         spool = self._tracker.unwritten()
+        best, self._best = self._best, None
 
         def commit() -> None:
             try:
-                self._folder.lease.check()
+                if best and best[1]["step"] == best_step:
+                    self.last = self._folder.checkpoints.save(*best).path
                 saved = self._folder.checkpoints.save(state, meta, spool)
+                self._folder.lease.check()
                 self._tracker.write(spool)
                 self._folder.send()
                 self._tracker.confirm(spool)
                 self._folder.checkpoints.prune(meta["step"], self._config.keep, best_step)
                 self.last = saved.path
+                self._tracker.publish()
             except BaseException as error:  # looked at in the main thread
                 self._error = error
+                self._best = (state, meta, spool) if meta["step"] == best_step else best
 
         self._step = meta["step"]
         self._thread = threading.Thread(target=commit, name="save")
@@ -88,7 +95,6 @@ class Saver:
         self._thread, error, self._error = None, self._error, None
         if error is None:
             self._failures = 0
-            self._tracker.publish()
             return
         if not isinstance(error, (OSError, StorageError, UnavailableError)):
             raise error

@@ -3,6 +3,10 @@
 The rest of the program works on files below `root`. It says `fetch` before it reads what another machine may have
 written, and `send` after it has written what others must see; for a folder neither does anything. An object store's
 files appear whole or not at all, but one by one: what belongs together is sent in order, its manifest last.
+
+The processes of a run on one machine share its working copy, and of those only worker 0 writes once training has
+begun. Whoever looks on (lists, evaluation, pictures) has a copy of its own and sends what it adds, so it neither sees a
+file half-changed nor brings an old one back.
 """
 
 import os
@@ -39,6 +43,12 @@ class Storage(Protocol):
     def names(self, folder: Path) -> list[str]:
         """What lies directly in a folder, sorted; nothing when it is not there."""
 
+    def read(self, path: Path) -> bytes | None:
+        """What a small file has there now, past the working copy; None when it is not there."""
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Writes a small file there, whole or not at all, past the working copy."""
+
     def fetch(self, path: Path, skip: Iterable[str] = ()) -> None:
         """Makes a file or folder here what it is there; `skip` names entries of a folder to leave alone."""
 
@@ -55,11 +65,12 @@ class Storage(Protocol):
         """What Ray's RunConfig needs to keep its own files under a path."""
 
 
-def open_storage(place: str) -> Storage:
+def open_storage(place: str, own_copy: bool = False) -> Storage:
     """The storage of a configuration.
 
     Args:
         place: a folder, or `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`.
+        own_copy: of an object store, a working copy that no other process has and that goes with this one.
 
     Raises:
         ConfigError: an address that is not understood.
@@ -68,7 +79,21 @@ def open_storage(place: str) -> Storage:
         return FolderStorage(Path(place))
     from jobs.object_storage import ObjectStorage
 
-    return ObjectStorage(place)
+    return ObjectStorage(place, own_copy)
+
+
+def local_file(place: str) -> Path:
+    """A file that a user names, on this machine: a path as it is, an object in a copy; it need not be there.
+
+    Raises:
+        ConfigError: an address that is not understood.
+    """
+    if "://" not in place:
+        return Path(place).expanduser()
+    folder, _, name = place.rpartition("/")
+    storage = open_storage(folder, own_copy=True)
+    storage.fetch(storage.root / name)
+    return storage.root / name
 
 
 class FolderStorage:
@@ -94,6 +119,20 @@ class FolderStorage:
     def names(self, folder: Path) -> list[str]:
         """What lies directly in a folder."""
         return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    def read(self, path: Path) -> bytes | None:
+        """The file's content."""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Writes the file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_path(path)
+        partial.write_bytes(content)
+        partial.replace(path)
 
     def fetch(self, path: Path, skip: Iterable[str] = ()) -> None:
         """Nothing to do."""

@@ -13,13 +13,18 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jobs.checkpoint import Checkpoint, Spool
 from jobs.config import to_dict
+from jobs.errors import UnavailableError
 from jobs.folder import RunFolder
+from jobs.layers import one_line
 from jobs.schema import RunConfig
 from jobs.storage import write_text
+from semisup_core.durable import flush
+
+_ANSWER_SECONDS = 30.0  # of W&B's server when a run begins
 
 
 class Tracker:
@@ -42,6 +47,8 @@ class Tracker:
         after = spool.after if spool else self._written
         kept = [row for row in read_rows(self._path) if row["step"] <= after] + (spool.rows if spool else [])
         write_text(self._path, _lines(kept))
+        self._storage = folder.storage
+        self._storage.send(self._path)
         self._size = self._path.stat().st_size
         self._wandb = None
         if config.tracking.name == "wandb":
@@ -66,12 +73,13 @@ class Tracker:
 
     def write(self, spool: Spool) -> None:
         """Ends the file with the rows of a committed checkpoint, or as it was; `confirm` says that they are safe."""
+        if self._path.stat().st_size < self._size:
+            raise OSError(f"{self._path}: another process has cut it")
         try:
             os.truncate(self._path, self._size)
             with open(self._path, "a") as file:
                 file.write(_lines(spool.rows))
-                file.flush()
-                os.fsync(file.fileno())
+                flush(file)
         except OSError:
             os.truncate(self._path, self._size)
             raise
@@ -85,19 +93,23 @@ class Tracker:
 
     def publish(self) -> None:
         """Sends W&B what the file has and it has not."""
-        rows = [row for row in self._unpublished if self._wandb and row["step"] > self._sent]
-        self._unpublished = []
-        if rows:
-            self._publish(rows)
+        rows, self._unpublished = self._unpublished, []
+        self._publish([row for row in rows if self._wandb and row["step"] > self._sent])
 
     def _publish(self, rows: list[dict[str, Any]]) -> None:
-        if not self._wandb:
+        if not self._wandb or not rows:
             return
+        sent = max(self._sent, rows[-1]["step"])
+        try:
+            write_text(self._sent_file, str(sent))  # before it is true: W&B cannot take a row back
+            self._storage.send(self._sent_file)
+        except (OSError, UnavailableError):
+            self._unpublished = rows + self._unpublished  # sent with the next ones
+            return
+        self._sent = sent
         try:
             for row in rows:
                 self._wandb.log({"train/step": row["step"], **{k: v for k, v in row.items() if k != "step"}})
-            self._sent = max(self._sent, rows[-1]["step"])
-            write_text(self._sent_file, str(self._sent))
         except Exception as error:  # whatever W&B raises, the run goes on with its local files
             self._say(f"Weights & Biases failed ({error}); metrics go on in {self._path}")
             self._wandb = None
@@ -132,31 +144,44 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _start_wandb(config: RunConfig, folder: Path, name: str, say: Callable[[str], Any]) -> Any:
-    mode: Any = config.tracking.mode
+    """An online run where that is asked for and can be had, else an offline one, else None."""
+    later = f"logging offline; send it later: wandb sync {folder}/wandb/offline-*"
     try:
         import wandb
 
-        if mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
-            mode = "offline"
-            say(f"Weights & Biases: no API key, logging offline; send it later: wandb sync {folder}/wandb/offline-*")
-        run = wandb.init(
-            project=config.tracking.project,
-            entity=config.tracking.entity,
-            group=config.tracking.group,
-            tags=list(config.tracking.tags),
-            id=_wandb_id(folder),
-            name=name,
-            resume="allow",
-            mode=mode,
-            dir=str(folder),
-            config=to_dict(config),
-            settings=wandb.Settings(console="off", silent=True),
-        )
-        run.define_metric("train/step")
-        run.define_metric("*", step_metric="train/step")
+        if config.tracking.mode == "online":
+            if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+                say(f"Weights & Biases: no API key, {later}")
+            else:
+                try:
+                    return _wandb_run(config, folder, name, "online")
+                except Exception as error:  # no network, or a key that is not accepted
+                    say(f"Weights & Biases: {one_line(error)}; {later}")
+                    wandb.teardown()  # its process still has the id
+        return _wandb_run(config, folder, name, "offline")
     except Exception as error:  # logging never stops training
-        say(f"Weights & Biases failed to start ({error}); metrics go to {folder}/metrics.jsonl only")
+        say(f"Weights & Biases failed to start ({one_line(error)}); metrics go to {folder}/metrics.jsonl only")
         return None
+
+
+def _wandb_run(config: RunConfig, folder: Path, name: str, mode: Literal["online", "offline"]) -> Any:
+    import wandb
+
+    run = wandb.init(
+        project=config.tracking.project,
+        entity=config.tracking.entity,
+        group=config.tracking.group,
+        tags=list(config.tracking.tags),
+        id=_wandb_id(folder),
+        name=name,
+        resume="allow",
+        mode=mode,
+        dir=str(folder),
+        config=to_dict(config),
+        settings=wandb.Settings(console="off", silent=True, init_timeout=_ANSWER_SECONDS),
+    )
+    run.define_metric("train/step")
+    run.define_metric("*", step_metric="train/step")
     return run
 
 

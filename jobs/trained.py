@@ -18,7 +18,7 @@ from jobs.folder import RunFolder
 from jobs.initial import content
 from jobs.prepare import STORES, fetched_store, prepare_store, split_of
 from jobs.schema import PROTOCOLS, RunConfig
-from jobs.storage import Storage
+from jobs.storage import Storage, open_storage
 from semisup_core.data.manifest import MANIFEST
 from semisup_core.data.splits import Split
 from semisup_core.data.store import Store
@@ -130,7 +130,7 @@ class Trained:
         file.parent.mkdir(exist_ok=True)
         for old in file.parent.glob("*.npy"):
             if not old.name.startswith(self.encoder_hash[:_KEY_CHARACTERS]):
-                old.unlink(missing_ok=True)
+                self.folder.storage.remove(old)
         partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
         with open(partial, "wb") as out:
             np.save(out, features, allow_pickle=False)
@@ -144,7 +144,7 @@ def _same_data(config: RunConfig, folder: RunFolder, moved: bool) -> tuple[Store
         fingerprint, split_hash = recorded["store_fingerprint"], recorded["hash"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder.path / 'split.json'}: expected the split of a run, got {error!r}") from error
-    store = None if moved else _stored(folder.storage, fingerprint)
+    store = None if moved else _stored(open_storage(config.storage), fingerprint)  # shared: it never changes
     if store is None:
         try:
             store = prepare_store(config)
@@ -168,9 +168,8 @@ def _same_data(config: RunConfig, folder: RunFolder, moved: bool) -> tuple[Store
 def _stored(storage: Storage, fingerprint: str) -> Store | None:
     stores = storage.root / STORES
     for name in storage.names(stores):
-        storage.fetch(stores / name / MANIFEST)
         try:
-            if json.loads((stores / name / MANIFEST).read_text())["fingerprint"] == fingerprint:
+            if json.loads(storage.read(stores / name / MANIFEST) or b"{}").get("fingerprint") == fingerprint:
                 return fetched_store(storage, name)
         except (OSError, ValueError, KeyError, DataError):
             continue  # a damaged store is rebuilt from the source

@@ -43,7 +43,11 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: 
     store = fetched_store(folder.storage, store_name)
     split = split_of(config, store)
     plan = make_plan(config, split, len(store.class_names), strategy.num_replicas_in_sync)
-    folder.fetch(whole=runtime.rank == 0)  # what rank 0 writes must not be fetched over by its neighbours
+    if runtime.rank == 0:
+        folder.lease.check()
+        folder.fetch()
+    else:
+        folder.fetch_initial_encoder()
     method, trainer = build_training(config, store, plan, strategy, folder.initial_encoder)
     restored = _restored(folder, runtime)
     if restored:

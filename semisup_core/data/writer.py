@@ -30,6 +30,7 @@ from semisup_core.data.manifest import (
     fingerprint,
 )
 from semisup_core.data.store import Store, open_store
+from semisup_core.durable import flush, flush_folder
 from semisup_core.errors import CorruptImage, DataError, StorageError
 
 if TYPE_CHECKING:
@@ -115,8 +116,7 @@ class _HashedFile:
         self.sha256.update(data)
 
     def finish(self, rows: int) -> Shard:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        flush(self._file)
         return Shard(self._name, rows, self._file.tell(), self.sha256.hexdigest())
 
 
@@ -152,7 +152,7 @@ def _fill(folder: Path, source: Source, corrupt_quota: float, progress: bool) ->
     )
     manifest = dataclasses.replace(manifest, fingerprint=fingerprint(pixels.sha256, manifest))
     _write_rows(folder / MANIFEST, [json.dumps(dataclasses.asdict(manifest), indent=1).encode()], 1)
-    _sync_folder(folder)
+    flush_folder(folder)
 
 
 def _write_rows(path: Path, blocks: Iterable[bytes], rows: int) -> Shard:
@@ -209,16 +209,7 @@ def _rename_unless_there(temporary: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, as fsync of a file covers only its bytes."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_folder(path.parent)
 
 
 def _remove_abandoned(stores: Path) -> None:

@@ -6,11 +6,11 @@ import pytest
 
 @pytest.fixture
 def job(tmp_path):
-    """job(*overrides) starts one in `tmp_path` or another storage; all are killed in the end."""
+    """job(*overrides, **environment) starts one in `tmp_path` or another storage; all are killed in the end."""
     jobs = []
 
-    def start(*overrides, storage=tmp_path):
-        jobs.append(fault_jobs.Job(storage, *overrides))
+    def start(*overrides, storage=tmp_path, **environment):
+        jobs.append(fault_jobs.Job(storage, *overrides, **environment))
         return jobs[-1]
 
     yield start

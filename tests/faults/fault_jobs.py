@@ -1,5 +1,6 @@
 """Real jobs for the fault tests: started as by a user, watched until something happens, disturbed, compared."""
 
+import json
 import os
 import signal
 import subprocess
@@ -37,15 +38,22 @@ SMALL = [
 ]
 
 
+def newest_step(run):
+    """Of the newest checkpoint of a run folder, 0 for none."""
+    meta = Checkpoints(run / "checkpoints").newest_meta()
+    return meta["step"] if meta else 0
+
+
 class Job:
     """`python -m jobs.train` in a process of its own."""
 
-    def __init__(self, storage, *overrides):
+    def __init__(self, storage, *overrides, **environment):
         self.run = open_storage(str(storage)).root / "run"
         words = [sys.executable, "-m", "jobs.train", f"storage={storage}", *SMALL, *overrides]
         self._process = subprocess.Popen(
             words,
             cwd=ROOT,
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -73,7 +81,7 @@ class Job:
     def wait_for_step(self, step, timeout=200):
         """Waits until a checkpoint of this step or a later one is there."""
         until = time.monotonic() + timeout
-        while Checkpoints(self.run / "checkpoints").newest_step() < step:
+        while newest_step(self.run) < step:
             assert time.monotonic() < until and self._process.poll() is None, self.output
             time.sleep(0.02)
 
@@ -110,16 +118,19 @@ class Job:
             self._process.wait()
 
 
-def undisturbed(storage):
+def undisturbed(storage, *overrides):
     """The same run in one process, which nothing disturbs; returns its folder."""
-    driver.train(config.load([f"storage={storage}", *SMALL, "runtime=local", "runtime.num_workers=1"]))
+    driver.train(config.load([f"storage={storage}", *SMALL, "runtime=local", "runtime.num_workers=1", *overrides]))
     return Path(storage) / "run"
 
 
 def check_same_run(run, reference):
-    """Weights to 1e-9, every step logged once, the same result."""
+    """Weights to 1e-9, every step logged once, the same result on test."""
     states = [Checkpoints(folder / "checkpoints").newest() for folder in (run, reference)]
-    assert states[0].step == states[1].step == EPOCHS * STEPS_PER_EPOCH
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (run, reference)]
+    assert states[0].step == states[1].step == summaries[0]["steps"] == summaries[1]["steps"]
+    for key in ("complete", "epoch", "selected", "counts", "test", "pixels"):
+        assert summaries[0][key] == summaries[1][key]
     got, expected = (state.state() for state in states)
     difference = sum(np.sum((got[key] - expected[key]) ** 2.0) for key in expected)
     assert np.sqrt(difference / sum(np.sum(value**2.0) for value in expected.values())) <= 1e-9

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from small_jobs import SMALL
@@ -13,14 +14,14 @@ from jobs import config, driver, lease
 from jobs.errors import ConfigError, SupersededError
 from jobs.folder import RunFolder
 from jobs.lease import Lease
-from jobs.storage import FolderStorage
+from jobs.storage import FolderStorage, open_storage
+from jobs.tracking import read_rows
 
 HOLD = """
 import sys, time
-from pathlib import Path
 from jobs.lease import Lease
-from jobs.storage import FolderStorage
-with Lease(FolderStorage(Path(sys.argv[1])), "run").held(print):
+from jobs.storage import open_storage
+with Lease(open_storage(sys.argv[1]), "run").held(print):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -91,11 +92,11 @@ def test_an_owner_on_another_machine_that_is_silent_is_dead(owner, tmp_path, sho
 def test_what_was_taken_over_commits_nothing(tmp_path, monkeypatch):
     # Between two checkpoints, another attempt takes the run: the next save finds out and the run ends.
     file, real = tmp_path / ".leases" / "run.json", Lease.check
-    seen = []
+    log, taken = tmp_path / "run" / "metrics.jsonl", []
 
     def check(self):
-        seen.append(sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")))
-        if len(seen) == 3:  # the first was when the lease was taken
+        if not taken and log.exists() and log.stat().st_size:  # the first checkpoint and its rows are safe
+            taken.append(True)
             file.write_text(json.dumps(json.loads(file.read_text()) | {"attempt": "another", "pid": 42}))
         real(self)
 
@@ -105,6 +106,7 @@ def test_what_was_taken_over_commits_nothing(tmp_path, monkeypatch):
     left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert left == ["step-000000004"] and not (tmp_path / "run" / "summary.json").exists()
     assert json.loads(file.read_text())["attempt"] == "another"  # not ours to give back
+    assert [row["step"] for row in read_rows(log) if "train/loss" in row] == [1, 2, 3, 4]
 
 
 def test_a_worker_without_a_lease_is_superseded(tmp_path):
@@ -118,3 +120,41 @@ def test_a_damaged_lease_is_nobodys(tmp_path):
     (tmp_path / ".leases" / "run.json").write_text('{"atte')
     with make(tmp_path).held(print):
         pass
+
+
+in_store = pytest.mark.xdist_group("object store")
+
+
+@pytest.fixture
+def remote(cloud, tmp_path, monkeypatch):
+    """remote(name): the lease of `run` in an object store, seen from a cache folder of this name."""
+
+    def see(name):
+        monkeypatch.setenv("SEMISUP_CACHE", str(tmp_path / name))
+        return Lease(open_storage("s3://runs/lease"), "run")
+
+    return see
+
+
+@in_store
+def test_two_caches_of_one_machine_are_two_machines(remote, short):
+    first, second, said = remote("one"), remote("two"), []
+    with first.held(print):
+        with pytest.raises(ConfigError, match="is being trained by process"), second.held(said.append):
+            pass
+        first.check()
+    assert "waiting up to 1 s" in said[0]
+    with second.held(said.append):  # given back, so nobody waits
+        assert len(said) == 1
+
+
+@in_store
+def test_a_long_download_does_not_hold_the_lease_up(remote, short):
+    ours = remote("one")
+    with ours.held(print), open_storage("s3://runs/lease")._alone():
+        file = ours._storage.read(ours._file)
+        until = time.monotonic() + 30
+        while ours._storage.read(ours._file) == file:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        ours.check()

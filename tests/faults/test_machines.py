@@ -6,7 +6,7 @@ import time
 
 import pytest
 import ray
-from fault_jobs import STEPS_PER_EPOCH, check_same_run
+from fault_jobs import STEPS_PER_EPOCH, check_same_run, undisturbed
 from ray.cluster_utils import Cluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(500)]
@@ -47,7 +47,7 @@ def test_a_node_leaves_and_a_run_of_fixed_size_waits_for_another(job, reference,
     note(f"once there is another: {run.recovery(there)}")
 
 
-def test_a_node_is_drained_with_a_notice(job, reference, cluster):
+def test_a_node_is_drained_with_a_notice(job, cluster, tmp_path_factory):
     # No failure is allowed: the notice must not count as one.
     long = ["trainer.epochs=60"]
     run = job(f"runtime.address={cluster.address}", "runtime.num_workers=[1,2]", "runtime.max_failures=0", *long)
@@ -60,4 +60,5 @@ def test_a_node_is_drained_with_a_notice(job, reference, cluster):
     run.wait_for("; 1 replica,")
     run.wait_for("resuming after step")
     assert int(run.output.split("resuming after step ")[1].split()[0]) >= saved
-    run.kill()
+    assert run.end() == 0, run.output
+    check_same_run(run.run, undisturbed(tmp_path_factory.mktemp("long"), *long))

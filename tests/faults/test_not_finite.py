@@ -1,11 +1,12 @@
 """A loss that is not finite: the run stops, or goes back and leaves the bad batches out."""
 
+import fault_jobs
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_jobs import SMALL, clean
 
-from jobs import config, driver
+from jobs import cluster, config, driver
 from jobs.build import build_streams
 from jobs.checkpoint import Checkpoints
 from jobs.plan import make_plan
@@ -26,8 +27,8 @@ def poison(monkeypatch, digits):
     """poison(batches): the loss is NaN with these unlabelled batches of the stream, not with the ones before."""
     real = Suncet.loss
 
-    def patch(batches):
-        run = line("unused")
+    def patch(batches, run=None):
+        run = run or line("unused")
         split = split_of(run, digits)
         stream = build_streams(run, digits, split, make_plan(run, split, 10, 1))["unlabelled"]
         before = [stream(index) for index in range(batches[0])]
@@ -36,9 +37,10 @@ def poison(monkeypatch, digits):
         def loss(self, batch, progress, replica):
             value, metrics, carry = real(self, batch, progress, replica)
             bad = tf.reduce_any(batch.rows["unlabelled"][:, None] == rows[None])
-            return tf.where(bad, float("nan"), value), metrics, carry
+            return tf.where(bad, tf.cast(float("nan"), value.dtype), value), metrics, carry
 
         monkeypatch.setattr(Suncet, "loss", loss)
+        return loss
 
     return patch
 
@@ -92,3 +94,27 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path, poison):
     poison([1])
     with pytest.raises(NumericalError, match="the loss of step 2 is nan; there is no checkpoint yet"):
         driver.train(line(tmp_path, *GO_BACK))
+
+
+@pytest.mark.faults
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(400)
+def test_two_workers_go_back_together(tmp_path, poison, monkeypatch, capfd):
+    # One pass over the images, so that the bad ones come once; on one of the workers only, or on both.
+    chosen = [*fault_jobs.SMALL, "method=suncet_head", "trainer.epochs=2", *GO_BACK]
+    bad_loss = poison([40], config.load(["storage=unused", *chosen]))
+    alone = ["runtime=local", "runtime.num_workers=1"]
+    driver.train(config.load([f"storage={tmp_path / 'one'}", *chosen, *alone]))
+
+    def work(job):
+        from jobs.cluster import _work
+        from semisup_core.methods.suncet import Suncet
+
+        Suncet.loss = bad_loss
+        _work(job)
+
+    monkeypatch.setattr(cluster, "_work", work)
+    driver.train(config.load([f"storage={tmp_path / 'two'}", *chosen]))
+    assert capfd.readouterr().out.count("going back to step 30 and leaving out the batches up to step") == 2
+    fault_jobs.check_same_run(tmp_path / "two" / "run", tmp_path / "one" / "run")

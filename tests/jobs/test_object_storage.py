@@ -6,10 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from jobs import config, driver
+from jobs import config, driver, object_storage
+from jobs.checkpoint import Spool
 from jobs.errors import ConfigError, UnavailableError
-from jobs.folder import find_run
+from jobs.folder import RunFolder, find_run
+from jobs.prepare import prepare_store
 from jobs.storage import open_storage
+from jobs.tracking import Tracker
 
 SMALL = [
     "runtime=local",
@@ -115,9 +118,80 @@ def test_commands_work_on_it_from_another_machine(trained, another_machine, cli,
     assert "finished" in listed.stdout, listed.stderr
     measured = cli("jobs.evaluate", "run", "protocols=knn20", storage)
     assert f"{trained['test']['knn20']['accuracy']:.4f}" in measured.stdout, measured.stderr
-    assert "evaluation.json" in open_storage("s3://runs/trained").names(find_run("run", "s3://runs/trained").path)
+    run = find_run("run", "s3://runs/trained")
+    assert "evaluation.json" in run.storage.names(run.path)
     again = cli("jobs.train", "storage=s3://runs/trained", "name=run", *SMALL)
     assert again.returncode == 0 and "is finished" in again.stdout, again.stderr
+
+
+def test_the_command_that_a_list_shows_goes_on_with_a_run_from_another_machine(trained, another_machine, cli):
+    another_machine()
+    shown = cli("jobs.runs", "storage=s3://runs/trained").stdout.splitlines()
+    (words,) = [line.split() for line in shown if "--config" in line]
+    assert "s3://runs/trained/run/config.yaml" in words
+    again = cli(*words[2:])
+    assert again.returncode == 0 and "is finished" in again.stdout, again.stderr
+
+
+def test_who_looks_on_changes_nothing_of_a_run_that_goes_on(trained, command):
+    storage = open_storage("s3://runs/trained")
+    run, log = storage.root / "run", storage.root / "run" / "metrics.jsonl"
+    storage.fetch(run)
+    reader = find_run("run", "s3://runs/trained")
+    longer = log.read_bytes() + b'{"step": 9}\n'
+    log.write_bytes(longer)  # worker 0 is writing
+    (run / "new.txt").write_text("not sent yet")
+    assert command("jobs.runs", "storage=s3://runs/trained").code == 0
+    assert command("jobs.evaluate", "run", "protocols=knn20", "storage=s3://runs/trained").code == 0
+    assert log.read_bytes() == longer and (run / "new.txt").exists()
+    storage.send(log)
+    reader.send_added()
+    reader.storage.fetch(reader.path)
+    assert storage.read(log) == longer == reader.metrics.read_bytes()
+    assert storage.read(run / "evaluation.json")
+    (run / "new.txt").unlink()
+    log.write_bytes(longer[: -len(b'{"step": 9}\n')])
+    storage.send(log)
+
+
+def test_a_store_whose_sending_was_interrupted_is_sent_again(cloud, another_machine, digits):
+    line = config.load(["storage=s3://runs/half", *SMALL])
+    storage, sent = open_storage("s3://runs/half"), prepare_store(line)
+    (manifest,) = [sent.path / "manifest.json"]
+    storage._files.delete_file(storage._there(manifest))
+    assert prepare_store(line).fingerprint == digits.fingerprint and storage.read(manifest)  # it is still here
+    storage._files.delete_file(storage._there(manifest))
+    another_machine()
+    assert prepare_store(line).fingerprint == digits.fingerprint and storage.read(manifest)  # made anew
+
+
+def test_a_file_that_grows_while_it_is_sent_is_sent_as_it_was(cloud, monkeypatch):
+    storage = open_storage("s3://runs/growing")
+    file = storage.root / "run" / "wandb" / "run.wandb"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"first")
+
+    def grows(path, mode):
+        with open(file, "ab") as out:
+            out.write(b" second")
+        return open(path, mode)
+
+    monkeypatch.setattr(object_storage, "open", grows, raising=False)
+    storage.send(file)
+    assert storage.read(file) == b"first"
+    monkeypatch.undo()
+    storage.send(file)
+    assert storage.read(file) == b"first second"
+
+
+def test_the_log_is_whole_in_the_store_as_soon_as_a_run_resumes(cloud):
+    storage = open_storage("s3://runs/log")
+    folder = RunFolder(storage.root / "run", storage)
+    folder.path.mkdir(parents=True)
+    rows = [{"step": 1, "train/loss": 2.0}, {"step": 2, "train/loss": 1.0}]
+    saved = folder.checkpoints.save({"a": np.zeros(1)}, {"step": 2}, Spool(0, rows))
+    Tracker(config.load(SMALL), folder, saved, print)
+    assert len(storage.read(folder.metrics).splitlines()) == 2
 
 
 def test_no_secret_is_written(trained):

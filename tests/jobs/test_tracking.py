@@ -1,13 +1,19 @@
 """Rows are written once and only with their checkpoint, and nothing that W&B does stops a run."""
 
 import json
+import os
 import resource
+import signal
+import time
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import wandb
 
+from jobs import tracking
 from jobs.config import load
 from jobs.folder import RunFolder
 from jobs.tracking import Tracker, read_rows
@@ -77,6 +83,17 @@ def fake(monkeypatch):
 
 def rows(folder):
     return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def children():
+    """The ids of this process's wandb-core processes."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, facts = file.read_text().partition("(")[2].rpartition(")")
+            if "wandb-core" in name and int(facts.split()[1]) == os.getpid():
+                found.add(int(file.parent.name))
+    return found
 
 
 def commit(tracker):
@@ -267,3 +284,46 @@ class TestWandb:
         tracker = start(tracking="wandb", mode="online")
         assert run.inits[0]["mode"] == mode
         assert len(tracker.said) == (key is None) and all("wandb sync" in line for line in tracker.said)
+
+
+@pytest.mark.xdist_group("wandb")
+class TestRealWandb:
+    """Its own library and process, on files."""
+
+    @pytest.fixture(autouse=True)
+    def anew(self):
+        wandb.teardown()
+        yield
+        with suppress(ConnectionError):  # its process is dead
+            wandb.teardown()
+
+    def test_without_network_it_logs_offline(self, start, tmp_path, monkeypatch):
+        monkeypatch.setenv("WANDB_API_KEY", key := "0123456789" * 4)
+        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+        monkeypatch.setattr(tracking, "_ANSWER_SECONDS", 2.0)
+        tracker = start(tracking="wandb", mode="online")
+        tracker.log(1, {"train/loss": 0.5})
+        commit(tracker)
+        tracker.close({"test/knn20": 0.75})
+        assert len(tracker.said) == 1 and "logging offline; send it later: wandb sync" in tracker.said[0]
+        (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+        assert b"train/loss" in file.read_bytes() and b"test/knn20" in file.read_bytes()
+        written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+        assert not [path for path in written if key.encode() in path.read_bytes()]
+
+    def test_when_its_process_dies_training_goes_on(self, start, tmp_path):
+        tracker = start(tracking="wandb")
+        tracker.log(1, {"train/loss": 0.5})
+        commit(tracker)
+        (core,) = children()
+        os.kill(core, signal.SIGKILL)
+        until = time.monotonic() + 30
+        step = 1
+        while not tracker.said:
+            assert time.monotonic() < until
+            step += 1
+            tracker.log(step, {"train/loss": 0.5})
+            commit(tracker)
+        tracker.close({"test/knn20": 0.75})
+        assert len(tracker.said) == 1 and "metrics go on in" in tracker.said[0]
+        assert [row["step"] for row in rows(tmp_path)] == [*range(1, step + 1)]
