@@ -112,6 +112,7 @@ class Checkpoints:
         """
         final, meta = self._of_step(meta["step"]), {**meta, "format_version": FORMAT_VERSION}
         partial = self.path / f".{final.name}.{os.getpid()}.partial"
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had the same id, as in containers
         try:
             _write(partial, state, meta, spool)
             self._may_commit()
@@ -177,9 +178,12 @@ class Checkpoints:
         What lies beyond `step` was not usable when the run resumed, or it would have resumed from there.
         """
         known = [path for path in self._paths() if path.name <= self._of_step(step).name]
-        for path in [] if isinstance(keep, str) else known[:-keep]:
+        whole = [path for path in known if MANIFEST in self._storage.names(path)]
+        for path in [] if isinstance(keep, str) else whole[:-keep]:
             if path != self._of_step(best_step or 0):
                 self._storage.remove(path)
+        for path in set(known) - set(whole):  # half sent when the storage went away
+            self._storage.remove(path)
         for path in self.path.glob(".step-*.partial"):
             shutil.rmtree(path, ignore_errors=True)
 

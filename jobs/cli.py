@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from jobs import layers
 from jobs.errors import ConfigError, SupersededError, TrainingError, UnavailableError
+from jobs.own_copy import remove_own_copies
 from semisup_core.errors import DataError, NumericalError, StorageError
 from semisup_core.settings import nearest
 
@@ -154,5 +155,6 @@ def main_with_exit_codes(body: Callable[[], int | None]) -> NoReturn:
         print("stopped by the user; the same command resumes from its last checkpoint, if any", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+        remove_own_copies()
         os._exit(130)  # at once: threads of Ray and TensorFlow may still be at work
     sys.exit(code)

@@ -27,6 +27,7 @@ from semisup_core.errors import SemisupError
 
 _LONGEST_ERROR = 600  # characters of a worker's error in the terminal; all of it is in Ray's log
 _PROBE_SECONDS = 5.0
+_SMALLER_AFTER_SECONDS = 10.0
 _RAY = "ray"  # Ray's folder in the run folder
 # TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
@@ -93,6 +94,9 @@ def _fit_while_it_helps(
     allowed = config.runtime.max_failures
     # A stopped process cannot end itself. Ray ends it when it does not answer, after what only this variable says.
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(config.runtime.hang_seconds * LONGER)
+    if len(config.runtime.workers) > 1:
+        # When a machine leaves, Ray first asks for as many workers as before, and a smaller number only after this.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_SMALLER_AFTER_SECONDS))
     while True:
         before = folder.checkpoints.newest_manifest()
         # Ray's own record of an earlier attempt is not read: the run's checkpoints say where it is, and are never
@@ -113,7 +117,7 @@ def _fit_while_it_helps(
             return stopped
         if folder.checkpoints.newest_manifest() == before:
             if not allowed:
-                raise TrainingError(str(error)) from error
+                raise ray.get(console.missed.remote()) or TrainingError(str(error)) from error
             raise UnavailableError(
                 f"{allowed} restarts without a new checkpoint (runtime.max_failures={allowed}), the last after: "
                 f"{str(error)[-_LONGEST_ERROR:]}"
@@ -204,7 +208,9 @@ def _work(job: dict[str, Any]) -> None:
     except (SemisupError, ConfigError, SupersededError) as error:
         ray.get(console.fail.remote(error))
         raise
-    except Exception as error:  # also a storage that does not answer: it may when Ray starts the workers again
+    except Exception as error:
+        if isinstance(error, UnavailableError):  # it may answer when Ray starts the workers again
+            ray.get(console.miss.remote(error))
         console.write.remote(f"a worker failed: {type(error).__name__}: {str(error)[-_LONGEST_ERROR:]}")
         raise
 

@@ -16,6 +16,7 @@ class Console:
         """Starts empty."""
         self._lines: list[str] = []
         self._failure: Exception | None = None
+        self._missed: Exception | None = None
         self._stopping = False
 
     def stop(self) -> None:
@@ -38,6 +39,14 @@ class Console:
     def fail(self, error: Exception) -> None:
         """Keeps the first error that a retry cannot mend."""
         self._failure = self._failure or error
+
+    def miss(self, error: Exception) -> None:
+        """Keeps the newest error of something that did not answer, which it may the next time."""
+        self._missed = error
+
+    def missed(self) -> Exception | None:
+        """That error, or None."""
+        return self._missed
 
     def failure(self) -> Exception | None:
         """The error kept, or None."""

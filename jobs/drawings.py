@@ -106,7 +106,7 @@ def _labels(folders: Sequence[RunFolder]) -> list[str]:
     methods = [load([], str(folder.path / "config.yaml")).method.name for folder in folders]
     names = [folder.name for folder in folders]
     distinct = (labels for labels in (methods, names) if len(set(labels)) == len(folders))
-    return next(distinct, [str(folder.path) for folder in folders])
+    return next(distinct, [folder.url for folder in folders])
 
 
 def _draw_map(trained: Trained, points: int, seed: int, path: Path) -> None:

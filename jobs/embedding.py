@@ -55,13 +55,20 @@ def embed_folder(
     if bad:
         write_text(listed, "".join(f"{line}\n" for line in bad))
     else:
-        listed.unlink(missing_ok=True)  # of an earlier table of this name
+        _forget(trained, listed)  # of an earlier table of this name
     note = f" ({predictor.note})" if predictor.note else ""
     say(f"{len(paths) - len(bad):,} images, predicted by {protocol}{note}: {trained.folder.shown(output)}")
     if bad:
         say(f"{len(bad):,} images cannot be read and are left out: {trained.folder.shown(listed)}")
     if others:
         say(f"{others:,} other files skipped")
+
+
+def _forget(trained: Trained, file: Path) -> None:
+    if file.is_relative_to(trained.folder.path):
+        trained.folder.storage.remove(file)
+    else:
+        file.unlink(missing_ok=True)
 
 
 def _rows(

@@ -17,7 +17,7 @@ from jobs.errors import ConfigError
 from jobs.identity import differing, identity
 from jobs.lease import Lease
 from jobs.schema import RunConfig
-from jobs.storage import FolderStorage, Storage, open_storage, partial_path, write_text
+from jobs.storage import FolderStorage, Storage, delete, open_storage, partial_path, write_text
 
 _PACKAGES = ("tensorflow", "keras", "ray", "numpy", "scikit-learn", "omegaconf", "wandb")
 INITIAL_ENCODER = "initial_encoder.keras"
@@ -57,6 +57,7 @@ class RunFolder:
         self.stacks = path / "stacks"
         self._initial_encoder = path / INITIAL_ENCODER
         self._identity = path / "identity.json"
+        self._fetched: dict[Path, tuple[int, int]] = {}
 
     @property
     def url(self) -> str:
@@ -81,6 +82,7 @@ class RunFolder:
     def fetch_to_read(self) -> None:
         """Makes a copy for this process alone, of all but checkpoints and W&B's own files."""
         self.storage.fetch(self.path, skip=(*_APART, "wandb"))
+        self._fetched = self._added()
 
     def fetch_to_list(self) -> None:
         """Makes a copy for this process alone, of what a list of runs needs."""
@@ -97,9 +99,14 @@ class RunFolder:
         self.storage.send(*sorted(parts), *([self.summary] if self.summary.exists() else []))
 
     def send_added(self) -> None:
-        """Makes the storage have what a command added to the run, file by file: another one may be adding, too."""
-        for path in (self.path / name for name in _ADDED):
-            self.storage.send(*sorted(file for file in [path, *path.rglob("*")] if file.is_file()))
+        """Makes the storage have what this command has written, file by file: another one may be adding, too."""
+        self.storage.send(*(file for file, facts in self._added().items() if self._fetched.get(file) != facts))
+
+    def _added(self) -> dict[Path, tuple[int, int]]:
+        """Size and time of change of each file that commands added."""
+        places = [path for name in _ADDED for path in (self.path / name, *(self.path / name).rglob("*"))]
+        facts = {path: path.stat() for path in sorted(places) if path.is_file()}
+        return {path: (each.st_size, each.st_mtime_ns) for path, each in facts.items()}
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a run that was measured, with the name and the folder that it has now, or None."""
@@ -141,8 +148,9 @@ class RunFolder:
             ConfigError: names the keys that differ.
         """
         if not self._identity.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.storage.names(self.path):
                 raise ConfigError(f"name: {self.url} exists and is not a run; choose another name or storage")
+            delete(self.path)  # what a copy has left of a run that was removed from the storage
             return
         keys = differing(json.loads(self._identity.read_text()), config, contents)
         if keys:

@@ -38,7 +38,7 @@ def initial_encoder(config: RunConfig) -> Path | None:
     if init is None:
         return None
     if init.endswith(".keras"):
-        path = local_file(init)
+        path = local_file(init, "split.json")
         if not path.is_file():
             raise ConfigError(f"encoder.init: expected a .keras file, found none at {init}")
         return _checked(path.resolve())
@@ -47,7 +47,7 @@ def initial_encoder(config: RunConfig) -> Path | None:
     except ConfigError as error:
         raise ConfigError(f"encoder.init={error}; or give a .keras file") from error
     if not folder.encoder.is_file():
-        raise ConfigError(f"encoder.init: {folder.path} has no {folder.encoder.name}; is the run finished?")
+        raise ConfigError(f"encoder.init: {folder.url} has no {folder.encoder.name}; is the run finished?")
     _check_structure(config, folder)
     return _checked(folder.encoder)
 
@@ -98,7 +98,7 @@ def check_held_out(initial: Path, split: Split, fingerprint: str) -> None:
     differing = [pool for pool in _HELD_OUT if len(getattr(split, pool)) and earlier["sha256"][pool] != ours[pool]]
     if earlier["store_fingerprint"] == fingerprint and differing:
         raise ConfigError(
-            f"encoder.init: {initial.parent} held out other {' and '.join(differing)} images, so it may have learned "
+            f"encoder.init: its run held out other {' and '.join(differing)} images, so it may have learned "
             f"from those of this run; expected the same dataset.split_seed (there {earlier['seed']}, here "
             f"{split.seed}), dataset.validation_per_class and dataset.test_fraction"
         )

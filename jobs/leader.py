@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.checkpoint import Checkpoint
+from jobs.checkpoint import Checkpoint, checkpoint_name
 from jobs.folder import RunFolder
 from jobs.gallery import gallery_columns
 from jobs.plan import Plan
@@ -191,9 +191,15 @@ class Leader:
 
     def save_to_leave(self, epoch: int) -> None:
         """Saves in mid-epoch because a machine will be taken away, and goes on."""
+        self._say("a machine of this run is about to leave")
         self._save(epoch)
         self._saver.wait()
-        self._say(f"a machine of this run is about to leave: saved step {self._trainer.step}, training goes on")
+        if self._saver.last and self._saver.last.name == checkpoint_name(self._trainer.step):
+            self._say(f"saved step {self._trainer.step} before it leaves; training goes on")
+
+    def abandon(self) -> None:
+        """Lets go of a run that fails."""
+        self._saver.abandon()
 
     def settle(self) -> None:
         """Waits for the save that is under way; whether it succeeded shows in the checkpoints."""
@@ -203,6 +209,7 @@ class Leader:
         """Forgets what came after a checkpoint that training has gone back to."""
         self._skipped = skipped
         self._selection = restored_selection(good.meta, self._config.evaluation.monitor)
+        self._saver.go_back(good)
         self._tracker.forget_after(good.step)
         self._tracker.log(good.step + 1, {"rollback/from": error.step, "rollback/to": good.step})
         self._say(

@@ -22,6 +22,7 @@ from jobs.storage import FolderStorage, Storage
 
 _RENEWED_SECONDS = 15.0
 _DEAD_SECONDS = 60.0  # without a renewal
+_READINGS, _READ_AGAIN_SECONDS = 5, 0.2
 _SETTLED_SECONDS = 1.0  # after which two that begin at once see in an object store who wrote last
 
 
@@ -82,7 +83,6 @@ class Lease:
                 with suppress(UnavailableError, OSError):  # it will be found dead
                     if (self._owner() or {}).get("attempt") == self.attempt:
                         self._storage.remove(self._file)
-                self.attempt = None
 
     def _take(self, lock: IO[str], say: Callable[[str], Any]) -> None:
         locked, owner = _locked(lock), self._owner()
@@ -117,14 +117,16 @@ class Lease:
                 self._write()
 
     def _owner(self) -> dict[str, Any] | None:
-        try:
-            return json.loads(self._storage.read(self._file) or b"null")
-        except ValueError:  # left by a power cut
-            return None
+        for _ in range(_READINGS):
+            try:
+                return json.loads(self._storage.read(self._file) or b"null")
+            except ValueError:  # read while it was renewed, as an object store allows; or left by a power cut
+                time.sleep(_READ_AGAIN_SECONDS)
+        return None
 
     def _write(self) -> None:
         facts = {"attempt": self.attempt, "machine": self._here, "host": platform.node(), "pid": os.getpid()}
-        self._storage.write(self._file, json.dumps({**facts, "renewed": time.time()}).encode())
+        self._storage.write(self._file, json.dumps({**facts, "renewed": f"{time.time():.3f}"}).encode())
 
 
 def _locked(lock: IO[str]) -> bool | None:

@@ -1,12 +1,10 @@
 """An object store as a storage: a working copy on every machine, and pyarrow's file systems beneath."""
 
-import atexit
 import fcntl
 import hashlib
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 from jobs.errors import ConfigError, UnavailableError
+from jobs.own_copy import own_folder
 from jobs.storage import check_address, delete, partial_path
 
 _BLOCK = 1 << 22  # bytes copied at a time
@@ -39,8 +38,7 @@ class ObjectStorage:
         self.url = url.rstrip("/")
         self._files, self._base = _file_system(self.url)
         if own_copy:
-            self.root = Path(tempfile.mkdtemp(prefix="semisup-")).resolve()
-            atexit.register(shutil.rmtree, self.root, ignore_errors=True)
+            self.root = own_folder(cache_folder())
             return
         readable = re.sub(r"[^A-Za-z0-9]+", "-", self.url)[:60]
         self.root = cache_folder() / f"{readable}-{hashlib.sha256(self.url.encode()).hexdigest()[:12]}"

@@ -92,8 +92,8 @@ def _age(folder: RunFolder) -> str:
     """Since training last left something in it; of a folder without any of that, since it changed."""
     path = folder.path
     places = [folder.metrics, folder.summary, path / "environment.json", path / "checkpoints"]
-    there = [place for place in places if place.exists()] or [path]
-    return duration(max(0.0, time.time() - max(place.stat().st_mtime for place in there)))
+    there = [place for place in places if place.exists()] or [place for place in [path] if place.exists()]
+    return duration(max(0.0, time.time() - max(place.stat().st_mtime for place in there))) if there else "-"
 
 
 def _resume_command(folder: RunFolder, config: dict[str, Any]) -> str:

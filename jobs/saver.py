@@ -105,6 +105,15 @@ class Saver:
             raise StorageError(f"{problem}; mend or make room, then the same command resumes")
         self._say(f"{problem}; training goes on")
 
+    def go_back(self, good: Checkpoint) -> None:
+        """Takes over from an earlier checkpoint; no save may be under way."""
+        self.last, self._best = good.path, None
+
+    def abandon(self) -> None:
+        """Waits for the save that is under way, whatever comes of it: it must not outlive this attempt."""
+        if self._thread:
+            self._thread.join()
+
     def check_space(self, state_bytes: int, epochs: int) -> None:
         """Checks before the first step that the checkpoints which will be kept fit.
 

@@ -82,8 +82,12 @@ def open_storage(place: str, own_copy: bool = False) -> Storage:
     return ObjectStorage(place, own_copy)
 
 
-def local_file(place: str) -> Path:
+def local_file(place: str, *beside: str) -> Path:
     """A file that a user names, on this machine: a path as it is, an object in a copy; it need not be there.
+
+    Args:
+        place: a path or an address.
+        *beside: names of files that are wanted beside it.
 
     Raises:
         ConfigError: an address that is not understood.
@@ -92,7 +96,8 @@ def local_file(place: str) -> Path:
         return Path(place).expanduser()
     folder, _, name = place.rpartition("/")
     storage = open_storage(folder, own_copy=True)
-    storage.fetch(storage.root / name)
+    for each in (name, *beside):
+        storage.fetch(storage.root / each)
     return storage.root / name
 
 

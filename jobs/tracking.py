@@ -64,8 +64,14 @@ class Tracker:
         self._held.append({"step": step, **values})
 
     def forget_after(self, step: int) -> None:
-        """Drops the rows of later steps, which no good checkpoint has."""
+        """Drops the rows of later steps, which no good checkpoint has; no save may be under way."""
         self._held[:] = [row for row in self._held if row["step"] <= step]
+        self._unpublished = [row for row in self._unpublished if row["step"] <= step]
+        if step < self._written:  # checkpoints that held them were damaged since
+            write_text(self._path, _lines([row for row in read_rows(self._path) if row["step"] <= step]))
+            self._size, self._written = self._path.stat().st_size, step
+        if self._wandb and step < self._sent:
+            self._publish([{"step": self._sent, "rollback/from": self._sent, "rollback/to": step}])
 
     def unwritten(self) -> Spool:
         """The rows that the file does not have yet, for a checkpoint to carry."""
@@ -115,7 +121,8 @@ class Tracker:
             self._wandb = None
 
     def close(self, summary: dict[str, Any]) -> None:
-        """Hands W&B the final numbers and ends its run."""
+        """Hands W&B the last rows and the final numbers, and ends its run."""
+        self.publish()
         if self._wandb:
             try:
                 try:

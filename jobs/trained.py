@@ -143,7 +143,7 @@ def _same_data(config: RunConfig, folder: RunFolder, moved: bool) -> tuple[Store
         recorded = json.loads((folder.path / "split.json").read_text())
         fingerprint, split_hash = recorded["store_fingerprint"], recorded["hash"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder.path / 'split.json'}: expected the split of a run, got {error!r}") from error
+        raise DataError(f"{folder.url}/split.json: expected the split of a run, got {error!r}") from error
     store = None if moved else _stored(open_storage(config.storage), fingerprint)  # shared: it never changes
     if store is None:
         try:
@@ -159,7 +159,7 @@ def _same_data(config: RunConfig, folder: RunFolder, moved: bool) -> tuple[Store
     split = split_of(config, store)
     if split.hash != split_hash:
         raise DataError(
-            f"{folder.path / 'split.json'}: expected the split {split_hash[:12]}, these keys now give "
+            f"{folder.url}/split.json: expected the split {split_hash[:12]}, these keys now give "
             f"{split.hash[:12]}; config.yaml was changed by hand, or another version of this program wrote it"
         )
     return store, split

@@ -36,11 +36,11 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: 
         SupersededError: another attempt took the run over.
     """
     started = time.perf_counter()
-    runtime.watch(LONGER)
     set_threads(runtime.cpus)
     set_precision(config.trainer.precision)
     strategy = make_strategy(runtime.world_size, config.debug.logical_devices)
     store = fetched_store(folder.storage, store_name)
+    runtime.watch(LONGER)  # only now: the first time, a data set comes as fast as the network allows
     split = split_of(config, store)
     plan = make_plan(config, split, len(store.class_names), strategy.num_replicas_in_sync)
     if runtime.rank == 0:
@@ -60,6 +60,10 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: 
     loop = _Loop(config, folder, store, streams, strategy, plan, trainer, runtime, leader, restored)
     try:
         paused = loop.run(started)
+    except BaseException:
+        if leader:
+            leader.abandon()
+        raise
     finally:
         runtime.unwatch()
     if leader and not paused:

@@ -75,6 +75,7 @@ class ObjectStore:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         self._application, self._port = DomainDispatcherApplication(create_backend_app), 0
+        self.running = False
 
     @property
     def address(self):
@@ -87,8 +88,10 @@ class ObjectStore:
         self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
+        self.running = True
 
     def stop(self):
+        self.running = False
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -24,15 +24,16 @@ def line(storage, *more):
 
 @pytest.fixture
 def poison(monkeypatch, digits):
-    """poison(batches): the loss is NaN with these unlabelled batches of the stream, not with the ones before."""
+    """poison(batches): the loss is NaN with these unlabelled batches of the stream, and with no other one of a run."""
     real = Suncet.loss
 
     def patch(batches, run=None):
         run = run or line("unused")
         split = split_of(run, digits)
         stream = build_streams(run, digits, split, make_plan(run, split, 10, 1))["unlabelled"]
-        before = [stream(index) for index in range(batches[0])]
-        rows = np.setdiff1d([stream(index) for index in batches], before)
+        others = [stream(index) for index in range(90) if index not in batches]
+        rows = np.setdiff1d([stream(index) for index in batches], others)
+        assert len(rows)
 
         def loss(self, batch, progress, replica):
             value, metrics, carry = real(self, batch, progress, replica)
@@ -118,3 +119,21 @@ def test_two_workers_go_back_together(tmp_path, poison, monkeypatch, capfd):
     driver.train(config.load([f"storage={tmp_path / 'two'}", *chosen]))
     assert capfd.readouterr().out.count("going back to step 30 and leaving out the batches up to step") == 2
     fault_jobs.check_same_run(tmp_path / "two" / "run", tmp_path / "one" / "run")
+
+
+def test_going_back_past_a_damaged_checkpoint_keeps_every_row_once(tmp_path, poison, monkeypatch):
+    poison([9])
+    real, damaged = Checkpoints.save, []
+
+    def save(self, state, meta, spool=None):
+        saved = real(self, state, meta, spool)
+        if meta["step"] == 8 and not damaged:
+            damaged.append((saved.path / "state.npz").write_bytes(b""))
+        return saved
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    assert driver.train(line(tmp_path, *GO_BACK))["complete"] and damaged
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 13))
+    assert [(row["rollback/from"], row["rollback/to"]) for row in rows if "rollback/to" in row] == [(10, 4)]
+    assert Checkpoints(tmp_path / "run" / "checkpoints").open_step(8)  # saved anew

@@ -10,6 +10,8 @@ from small_jobs import SMALL, clean
 from jobs import config, driver
 from jobs.checkpoint import Checkpoints
 from jobs.folder import find_run
+from jobs.object_storage import ObjectStorage
+from jobs.storage import open_storage
 from jobs.tracking import read_rows
 from semisup_core.errors import StorageError
 
@@ -26,20 +28,25 @@ def rows(storage):
 
 @pytest.fixture
 def away(cloud, server, monkeypatch):
-    """away(steps): the store does not answer while a checkpoint of one of these steps is written for the first time."""
-    save = Checkpoints.save
+    """away(steps): the store goes away when one file of a checkpoint of these steps is there, for the first time."""
+    save, upload = Checkpoints.save, ObjectStorage._upload
 
     def patch(steps):
-        def without_server(self, state, meta, spool):
-            if meta["step"] not in steps:
-                return save(self, state, meta, spool)
-            steps.remove(meta["step"])
-            server.stop()
-            try:
-                return save(self, state, meta, spool)
-            finally:
-                server.start()
+        def half(self, local, info):
+            upload(self, local, info)
+            step = int(local.parent.name.rpartition("-")[2]) if local.parent.name.startswith("step-") else None
+            if step in steps:
+                steps.remove(step)
+                server.stop()
 
+        def without_server(self, *args):
+            try:
+                return save(self, *args)
+            finally:
+                if not server.running:
+                    server.start()
+
+        monkeypatch.setattr(ObjectStorage, "_upload", half)
         monkeypatch.setattr(Checkpoints, "save", without_server)
 
     return patch
@@ -52,6 +59,9 @@ def test_a_store_that_is_away_for_a_while_costs_the_saves_that_meet_it(away, tmp
         driver.train(line("s3://runs/while"))  # the last save has no other after it
     assert capsys.readouterr().out.count("training goes on") == 1
     away(set())
+    storage = open_storage("s3://runs/while")
+    there = {name: storage.names(storage.root / "run" / "checkpoints" / name) for name in ("step-000000008",)}
+    assert "manifest.json" in there["step-000000008"] or not there["step-000000008"]  # nothing half-sent is left
     assert driver.train(line("s3://runs/while"))["complete"]
     assert rows("s3://runs/while") == rows(tmp_path)
 

@@ -1,6 +1,7 @@
 """Checkpoints are whole or not there."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -96,3 +97,18 @@ def test_saving_the_same_step_again_replaces_it(tmp_path):
     saved(tmp_path, 5)
     saved(tmp_path, 5)
     assert Checkpoints(tmp_path).newest().step == 5
+
+
+def test_what_a_killed_process_of_the_same_id_left_is_in_nobodys_way(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / f".step-000000001.{os.getpid()}.partial").mkdir()
+    assert checkpoints.save({"a": np.zeros(1)}, {"step": 1}).step == 1
+
+
+def test_a_checkpoint_without_a_manifest_does_not_count_as_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save({"a": np.zeros(1)}, {"step": step})
+    (tmp_path / "step-000000002" / "manifest.json").unlink()
+    checkpoints.prune(3, keep=2, best_step=None)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000000001", "step-000000003"]

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from jobs import config, driver, object_storage
+from jobs import config, driver, object_storage, own_copy
 from jobs.checkpoint import Spool
 from jobs.errors import ConfigError, UnavailableError
 from jobs.folder import RunFolder, find_run
+from jobs.object_storage import cache_folder
 from jobs.prepare import prepare_store
 from jobs.storage import open_storage
 from jobs.tracking import Tracker
@@ -25,6 +28,8 @@ SMALL = [
     "evaluation.protocols=[knn20]",
     "evaluation.monitor=knn20",
 ]
+
+ENCODER = "s3://runs/trained/run/encoder.keras"
 
 pytestmark = pytest.mark.xdist_group("object store")
 
@@ -137,7 +142,9 @@ def test_who_looks_on_changes_nothing_of_a_run_that_goes_on(trained, command):
     storage = open_storage("s3://runs/trained")
     run, log = storage.root / "run", storage.root / "run" / "metrics.jsonl"
     storage.fetch(run)
-    reader = find_run("run", "s3://runs/trained")
+    assert command("jobs.evaluate", "run", "protocols=linear", "storage=s3://runs/trained").code == 0
+    earlier = storage.read(run / "evaluation.json")
+    reader = find_run("run", "s3://runs/trained")  # begins before the next one ends
     longer = log.read_bytes() + b'{"step": 9}\n'
     log.write_bytes(longer)  # worker 0 is writing
     (run / "new.txt").write_text("not sent yet")
@@ -148,7 +155,7 @@ def test_who_looks_on_changes_nothing_of_a_run_that_goes_on(trained, command):
     reader.send_added()
     reader.storage.fetch(reader.path)
     assert storage.read(log) == longer == reader.metrics.read_bytes()
-    assert storage.read(run / "evaluation.json")
+    assert b"knn20" in storage.read(run / "evaluation.json") != earlier  # and so is not put back
     (run / "new.txt").unlink()
     log.write_bytes(longer[: -len(b'{"step": 9}\n')])
     storage.send(log)
@@ -192,6 +199,35 @@ def test_the_log_is_whole_in_the_store_as_soon_as_a_run_resumes(cloud):
     saved = folder.checkpoints.save({"a": np.zeros(1)}, {"step": 2}, Spool(0, rows))
     Tracker(config.load(SMALL), folder, saved, print)
     assert len(storage.read(folder.metrics).splitlines()) == 2
+
+
+def test_what_a_run_held_out_is_known_of_its_encoder_by_address_too(trained):
+    other = config.load(["storage=s3://runs/other", *SMALL, "dataset.split_seed=3", "encoder.init=" + ENCODER])
+    with pytest.raises(ConfigError, match="encoder.init: its run held out other"):
+        driver.train(other)
+
+
+def test_a_run_that_was_deleted_in_the_store_begins_anew(cloud):
+    line = config.load(["storage=s3://runs/deleted", "name=run", *SMALL, "debug.steps=1"])
+    driver.train(line)
+    storage = open_storage("s3://runs/deleted")
+    storage._delete_there(storage.root / "run")
+    driver.train(line)
+    assert "identity.json" in storage.names(storage.root / "run")
+
+
+def test_copies_of_processes_that_are_gone_are_removed(cloud):
+    place = cache_folder()
+    script = "import os, sys; from jobs.storage import open_storage; open_storage(sys.argv[1], True); {}"
+    for end in ("os._exit(0)", "pass"):
+        subprocess.run([sys.executable, "-c", script.format(end), "s3://runs/x"], check=True)
+        assert len(set(place.glob("own-*")) - ours(place)) == (end != "pass")
+    mine = open_storage("s3://runs/x", own_copy=True).root
+    assert mine.is_dir() and set(place.glob("own-*")) == ours(place)
+
+
+def ours(place):
+    return {folder for folder, _ in own_copy._kept if folder.parent == place}
 
 
 def test_no_secret_is_written(trained):
