@@ -64,12 +64,16 @@ def runs(tmp_path_factory):
     straight += [line("suncet", "rarely", "evaluation.every=3", "trainer.steps_per_call=1")]
     mid_epoch, end_of_epoch = f"debug.steps={MID_EPOCH}", f"debug.steps={END_OF_EPOCH}"
     in_a_new_process(storage, straight + stopped(mid_epoch) + moved(mid_epoch))
-    in_a_new_process(storage, stopped(end_of_epoch))
+    resumed = in_a_new_process(storage, stopped(end_of_epoch))
+    assert resumed.count(f"resuming after step {MID_EPOCH} of 12") == len(METHODS)
     said = in_a_new_process(storage, moved(end_of_epoch, "debug.logical_devices=2") + two(mid_epoch))
     assert said.count("2 replicas") == len(MOVED) + 1
-    in_a_new_process(storage, stopped() + moved())
+    assert said.count(f"resuming after step {MID_EPOCH} of 12") == len(MOVED)
+    resumed = in_a_new_process(storage, stopped() + moved())
+    assert resumed.count(f"resuming after step {END_OF_EPOCH} of 12") == len(METHODS) + len(MOVED)
     straight_two = line("moco", "straight-two", "debug.logical_devices=2")
-    in_a_new_process(storage, [*two(), straight_two])  # a process has one device or two
+    resumed = in_a_new_process(storage, [*two(), straight_two])  # a process has one device or two
+    assert resumed.count(f"resuming after step {MID_EPOCH} of 12") == 1
     return storage
 
 

@@ -41,6 +41,11 @@ def two_devices(job):
     in_one_process(job | {"logical_devices": 2})
 
 
+def four_devices(job):
+    """More than two summands: the order of a sum counts."""
+    in_one_process(job | {"logical_devices": 4})
+
+
 def in_one_process(job):
     """Each case in one process; many are shared out among processes that run at the same time."""
     parts = -(-len(job["cases"]) // CASES_A_PROCESS)
@@ -129,9 +134,9 @@ def outcomes(digits, storage, tmp_path_factory):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("case", FAST, ids="-".join)
-@pytest.mark.parametrize("topology", [two_processes, two_ray_workers], ids=topology_name)
-def test_two_workers_compute_the_run_of_one(outcomes, topology, case):
-    check_case(outcomes, topology, case, FAST)
+@pytest.mark.parametrize("topology", [four_devices, two_processes, two_ray_workers], ids=topology_name)
+def test_many_compute_the_run_of_one(outcomes, topology, case):
+    check_case(outcomes, topology, case, FAST, replicas=4 if topology is four_devices else 2)
 
 
 @pytest.mark.timeout(600)
@@ -160,9 +165,9 @@ def test_every_method_and_encoder_on_every_topology(outcomes, table, topology, c
     table[*case, topology_name(topology)] = distance(many.weights(), one.weights())
 
 
-def check_case(outcomes, topology, case, pairs):
+def check_case(outcomes, topology, case, pairs, replicas=2):
     one, many = (read_outcome(outcomes(which, pairs), "-".join(case)) for which in (one_device, topology))
-    assert len(many.replicas) == 2
+    assert len(many.replicas) == replicas
     check_equal(many, one)
     return many, one
 

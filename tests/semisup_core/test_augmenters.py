@@ -48,13 +48,13 @@ def draw(pixels, policy, *, seed=1, step=5, view=0, copy=0, positions=None, coun
 
 
 @pytest.mark.parametrize("policy", [ALL, AXIS_ALIGNED], ids=["projective", "axis_aligned"])
-@pytest.mark.parametrize("size", [20, 12])
-def test_slices_of_replicas_are_the_whole_batch(policy, size):
+@pytest.mark.parametrize("size, share", [(20, 2), (12, 2), (20, 1), (32, 1)])
+def test_slices_of_replicas_are_the_whole_batch(policy, size, share):
     pixels = images()
     whole = draw(pixels, policy, size=size)
     compiled = tf.function(lambda part, rows: augment(part, policy, seed, rows, 8, size))
     seed = view_seed(1, tf.constant(5, tf.int64), 0, 0)
-    parts = [compiled(pixels[i : i + 2], tf.range(i, i + 2)).numpy() for i in range(0, 8, 2)]
+    parts = [compiled(pixels[i : i + share], tf.range(i, i + share)).numpy() for i in range(0, 8, share)]
     assert np.array_equal(np.concatenate(parts), compiled(pixels, tf.range(8)).numpy())
     # Compiled or not, the numbers drawn are the same; fused arithmetic may round differently.
     assert np.abs(np.concatenate(parts) - whole).max() < 0.01
