@@ -61,7 +61,8 @@ def test_only_plot_reads_test_curves():
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True).returncode == 0
     sources = {path: path.read_text() for folder in ("jobs", "semisup_core") for path in (ROOT / folder).rglob("*.py")}
     naming = {path.stem for path, text in sources.items() if "test_curves.jsonl" in text or "curves import" in text}
-    assert naming == {"curves", "evaluate", "drawings"}
+    assert naming == {"curves", "evaluate", "drawings", "folder"}
+    assert sources[ROOT / "jobs" / "folder.py"].count("test_curves.jsonl") == 1  # to send it along, unread
     assert "read_test_curves" not in sources[ROOT / "jobs" / "evaluate.py"]
 
 
