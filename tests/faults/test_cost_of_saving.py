@@ -1,4 +1,4 @@
-"""What saving costs beside training: the same run with a checkpoint after every epoch, and with the last one only."""
+"""What saving costs beside training: in one run, epochs beside whose steps a checkpoint is written, and the others."""
 
 import json
 from statistics import median
@@ -8,24 +8,25 @@ import pytest
 from jobs import config, driver
 from jobs.tracking import read_rows
 
-EPOCHS, STEPS = 8, 20
+EPOCHS, STEPS = 60, 20
 
 
 @pytest.mark.faults
 def test_training_hardly_notices_that_it_is_saved(tmp_path, note):
-    def seconds_an_epoch(name, every):
-        line = [f"storage={tmp_path}", f"name={name}", "runtime=local", f"checkpoint.every={every}"]
-        line += [f"trainer.epochs={EPOCHS}", f"trainer.steps_per_epoch={STEPS}", f"evaluation.every={EPOCHS}"]
-        driver.train(config.load(line))
-        summary = json.loads((tmp_path / name / "summary.json").read_text())
-        epochs = [
-            row["epoch_seconds"] for row in read_rows(tmp_path / name / "metrics.jsonl") if "epoch_seconds" in row
-        ]
-        return median(epochs[1:]) + summary["phases_seconds"]["checkpoint"] / EPOCHS  # the first epoch compiles
+    line = [f"storage={tmp_path}", "name=saved", "runtime=local", "checkpoint.every=2", "checkpoint.keep=all"]
+    line += [f"trainer.epochs={EPOCHS}", f"trainer.steps_per_epoch={STEPS}", f"evaluation.every={EPOCHS}"]
+    driver.train(config.load(line))
+    rows = [row for row in read_rows(tmp_path / "saved" / "metrics.jsonl") if "epoch_seconds" in row]
+    seconds = {row["epoch"]: row["epoch_seconds"] for row in rows}
+    checkpoints = sorted((tmp_path / "saved" / "checkpoints").iterdir())
+    assert len(checkpoints) == EPOCHS // 2  # the epoch after each has its writing beside it
+    copying = json.loads((tmp_path / "saved" / "summary.json").read_text())["phases_seconds"]["checkpoint"] / len(
+        checkpoints
+    )
+    ratio = median(
+        (seconds[epoch] + copying) / ((seconds[epoch - 1] + seconds[epoch + 1]) / 2) for epoch in range(3, EPOCHS, 2)
+    )  # against its neighbours: what else the machine does comes and goes more slowly
 
-    pairs = [(seconds_an_epoch(f"all{i}", 1), seconds_an_epoch(f"last{i}", EPOCHS)) for i in range(3)]
-    ratios = sorted(saving / without for saving, without in pairs)
-    checkpoint = next((tmp_path / "all0" / "checkpoints").iterdir())
-    size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
-    note(f"an epoch of {pairs[0][1]:.1f} s takes {ratios[1]:.3f} (3 pairs: {ratios}) as long with {size:.0f} MB saved")
-    assert ratios[1] < 1.25
+    size = sum(file.stat().st_size for file in checkpoints[0].iterdir()) / 1e6
+    note(f"an epoch of {median(seconds.values()):.1f} s takes {ratio:.3f} times as long with {size:.0f} MB saved in it")
+    assert ratio < 1.15
