@@ -14,6 +14,7 @@ from small_jobs import clean
 
 from jobs import config, driver
 from jobs.checkpoint import Checkpoints
+from jobs.manifest import MANIFEST
 from jobs.storage import open_storage
 from jobs.tracking import read_rows
 
@@ -48,7 +49,8 @@ class Job:
     """`python -m jobs.train` in a process of its own."""
 
     def __init__(self, storage, *overrides, **environment):
-        self.run = open_storage(str(storage)).root / "run"
+        self._storage = open_storage(str(storage))
+        self.run = self._storage.root / "run"
         words = [sys.executable, "-m", "jobs.train", f"storage={storage}", *SMALL, *overrides]
         self._process = subprocess.Popen(
             words,
@@ -61,6 +63,7 @@ class Job:
         )
         self.output, self._lines = "", threading.Condition()
         self._disturbed = self._resumed = self._going = 0.0
+        self._saved = 0
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
@@ -91,21 +94,35 @@ class Job:
         pids = {int(name.split("-")[0].removeprefix("worker")): int(name.rsplit("-", 1)[1]) for name in names}
         return {rank: pid for rank, pid in pids.items() if Path(f"/proc/{pid}").exists()}
 
+    def mark(self):
+        """Notes when it is disturbed, and what it has saved by then."""
+        self._disturbed = time.monotonic()
+        folder = self.run / "checkpoints"
+        whole = [name for name in self._storage.names(folder) if MANIFEST in self._storage.names(folder / name)]
+        self._saved = max((int(name.removeprefix("step-")) for name in whole), default=0)
+
     def signal(self, number, rank=None):
         """To a worker, or to the driver alone."""
-        self._disturbed = time.monotonic()
+        self.mark()
         if rank is None:
             self._process.send_signal(number)
         else:
             os.kill(self.workers()[rank], number)
 
-    def recovery(self, since=None):
-        """In words: seconds from the disturbance, or from another moment, to the resumed run and its first epoch."""
-        since = since or self._disturbed
-        step = self.output.split("resuming after step ")[1].split()[0]
-        return (
-            f"{self._resumed - since:.0f} s to resume after step {step}, {self._going - since:.0f} s to an epoch more"
-        )
+    def recovery(self, disturbed=None):
+        """Checks that no more was lost than came after the last checkpoint.
+
+        Args:
+            disturbed: the job that this one goes on with; without, itself.
+
+        Returns:
+            In words: seconds from the disturbance to the resumed run, and to its first epoch.
+        """
+        before = disturbed or self
+        step = int(self.output.split("resuming after step ")[1].split()[0])
+        assert step >= before._saved
+        resumed, going = self._resumed - before._disturbed, self._going - before._disturbed
+        return f"saved {before._saved}; {resumed:.0f} s to resume after step {step}, {going:.0f} s to an epoch more"
 
     def end(self, timeout=300):
         """Waits for the end; returns the exit code."""

@@ -49,11 +49,10 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(job, reference, reque
     first = job(*where)
     first.wait_for_step(2 * STEPS_PER_EPOCH)
     first.signal(signal.SIGKILL)
-    killed = time.monotonic()
     second = job(*where)  # at once: workers of the first may still be there
     assert second.end() == 0, second.output
     check_same_run(second.run, reference)
-    note(second.recovery(killed))
+    note(second.recovery(first))
 
 
 @pytest.mark.faults
@@ -69,6 +68,7 @@ def test_a_signal_saves_within_the_grace_period(job, reference, note, number):
     second = job()
     assert second.end() == 0, second.output
     check_same_run(second.run, reference)
+    second.recovery(first)
 
 
 @pytest.mark.faults

@@ -27,12 +27,12 @@ def test_a_node_leaves_and_a_run_of_any_size_goes_on_smaller(job, reference, clu
     run = job(f"runtime.address={cluster.address}", "runtime.num_workers=[1,2]")
     run.wait_for_step(STEPS_PER_EPOCH)
     assert "; 2 replicas," in run.output
-    gone = time.monotonic()
+    run.mark()
     cluster.remove_node(cluster.nodes[1], allow_graceful=False)
     assert run.end() == 0, run.output
     assert "; 1 replica," in run.output
     check_same_run(run.run, reference)
-    note(run.recovery(gone))
+    note(run.recovery())
 
 
 def test_a_node_leaves_and_a_run_of_fixed_size_waits_for_another(job, reference, cluster, note):
@@ -40,20 +40,21 @@ def test_a_node_leaves_and_a_run_of_fixed_size_waits_for_another(job, reference,
     run.wait_for_step(STEPS_PER_EPOCH)
     cluster.remove_node(cluster.nodes[1], allow_graceful=False)
     run.wait_for("waiting for machines: 2 workers needed, room for 1")
-    there = time.monotonic()
+    run.mark()
     cluster.add_node(num_cpus=1)
     assert run.end() == 0, run.output
     check_same_run(run.run, reference)
-    note(f"once there is another: {run.recovery(there)}")
+    note(f"once there is another: {run.recovery()}")
 
 
-def test_a_node_is_drained_with_a_notice(job, cluster, tmp_path_factory):
+def test_a_node_is_drained_with_a_notice(job, cluster, tmp_path_factory, note):
     # No failure is allowed: the notice must not count as one. It comes as from a cloud's autoscaler.
     long = ["trainer.epochs=20"]
     run = job(f"runtime.address={cluster.address}", "runtime.num_workers=[1,2]", "runtime.max_failures=0", *long)
     run.wait_for_step(STEPS_PER_EPOCH)
     leaves = int((time.time() + 10) * 1000)
     gcs = GcsClient(address=cluster.address)
+    run.mark()
     assert gcs.drain_node(cluster.nodes[1].node_id, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, "spot", leaves)[0]
     run.wait_for("before it leaves")
     saved = int(run.output.split("saved step ")[1].split()[0])
@@ -62,3 +63,4 @@ def test_a_node_is_drained_with_a_notice(job, cluster, tmp_path_factory):
     assert int(run.output.split("resuming after step ")[1].split()[0]) >= saved
     assert run.end() == 0, run.output
     check_same_run(run.run, undisturbed(tmp_path_factory.mktemp("long"), *long))
+    note(f"saved step {saved} on notice; {run.recovery()}")

@@ -19,7 +19,6 @@ def test_a_worker_is_killed_in_mid_epoch(job, reference, note, rank):
     run.wait_for_step(2 * STEPS_PER_EPOCH)
     run.signal(signal.SIGKILL, rank)
     assert run.end() == 0, run.output
-    assert int(run.output.split("resuming after step ")[1].split()[0]) >= 2 * STEPS_PER_EPOCH
     check_same_run(run.run, reference)
     note(run.recovery())
 
@@ -38,7 +37,7 @@ def test_a_worker_is_stopped(job, reference, note, workers):
     note(run.recovery())
 
 
-def test_a_worker_hangs(tmp_path, reference, monkeypatch, capfd):
+def test_a_worker_hangs(tmp_path, reference, monkeypatch, capfd, note):
     # Alive, with heartbeats: nobody but its watchdog, and its neighbour's in the collective, can tell.
     def hangs_once(job):
         from jobs.cluster import _work
@@ -58,12 +57,16 @@ def test_a_worker_hangs(tmp_path, reference, monkeypatch, capfd):
 
     hung = str(tmp_path / "hung")
     monkeypatch.setattr(cluster, "_work", hangs_once)
-    assert driver.train(config.load([f"storage={tmp_path}", *SMALL, "runtime.hang_seconds=6"]))["complete"]
+    assert driver.train(config.load([f"storage={tmp_path}", *SMALL, "runtime.hang_seconds=6", "checkpoint.keep=all"]))[
+        "complete"
+    ]
     stacks = [path.read_text() for path in (tmp_path / "run" / "stacks").iterdir()]
     assert len(stacks) == 2 and all(text.startswith("Timeout") and "worker.py" in text for text in stacks)
     output = capfd.readouterr().out
     assert "hung so far" in output and "resuming after step 30" in output
     check_same_run(tmp_path / "run", reference)
+    again = (tmp_path / "run" / "checkpoints" / "step-000000060").stat().st_mtime
+    note(f"{again - os.stat(hung).st_mtime:.0f} s to an epoch more, 6 of them until it is taken to hang")
 
 
 @pytest.mark.faults
