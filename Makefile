@@ -32,8 +32,9 @@ test-slow: $(STAMP) ## the tests that take longer than a contributor waits for
 	@$(PY) -m pytest -m slow -n 2 --dist loadgroup --durations=60 $(ARGS)
 
 test-faults: $(STAMP) ## every row of the table in docs/reliability.md
-	@$(PY) -m pytest -m "not slow" tests/faults tests/jobs/test_checkpoint.py tests/jobs/test_object_storage.py \
-		tests/jobs/test_tracking.py tests/jobs/test_ray.py tests/semisup_core/data $(ARGS)
+	@$(PY) -m pytest -m "not slow" -n 2 --dist loadgroup tests/faults tests/jobs/test_checkpoint.py \
+		tests/jobs/test_object_storage.py tests/jobs/test_tracking.py \
+		tests/jobs/test_ray.py::test_what_cannot_run_is_refused_before_a_worker_starts tests/semisup_core/data $(ARGS)
 
 lint: $(STAMP) ## style and import rules, without changing anything
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -18,18 +18,16 @@ def job(tmp_path):
         each.kill()
 
 
-_measured = []
-
-
 @pytest.fixture
-def note(request):
+def note(record_property):
     """note(words) shows something measured at the end of the session."""
-    return lambda words: _measured.append(f"{request.node.name}: {words}")
+    return lambda words: record_property("measured", words)
 
 
 def pytest_terminal_summary(terminalreporter):
-    for line in _measured:
-        terminalreporter.write_line(line)
+    for report in terminalreporter.getreports("passed"):
+        for _, words in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {words}")
 
 
 @pytest.fixture(scope="session")

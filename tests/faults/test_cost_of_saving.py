@@ -8,10 +8,11 @@ import pytest
 from jobs import config, driver
 from jobs.tracking import read_rows
 
-EPOCHS, STEPS = 60, 20
+EPOCHS, STEPS = 40, 20
 
 
 @pytest.mark.faults
+@pytest.mark.xdist_group("ray")  # not beside a job
 def test_training_hardly_notices_that_it_is_saved(tmp_path, note):
     line = [f"storage={tmp_path}", "name=saved", "runtime=local", "checkpoint.every=2", "checkpoint.keep=all"]
     line += [f"trainer.epochs={EPOCHS}", f"trainer.steps_per_epoch={STEPS}", f"evaluation.every={EPOCHS}"]
