@@ -34,6 +34,7 @@ class ObjectStorage:
 
         Raises:
             ConfigError: another scheme, no bucket, or a key in the address.
+            UnavailableError: nobody says where the bucket is.
         """
         self.url = url.rstrip("/")
         self._files, self._base = _file_system(self.url)
@@ -200,8 +201,13 @@ def _file_system(url: str) -> tuple[Any, str]:
         return fs.AzureFileSystem(account_name=os.environ["AZURE_STORAGE_ACCOUNT"]), parts.netloc + parts.path
     try:
         files, base = fs.FileSystem.from_uri(url)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"storage={url}: {_first_sentence(error)}") from error
+    except OSError as error:  # it asks Amazon for the bucket's region when the environment does not say it
+        raise UnavailableError(
+            f"storage={url}: cannot find it: {_first_sentence(error)}; check the network and the bucket's name, or set "
+            "AWS_DEFAULT_REGION, or AWS_ENDPOINT_URL for a store that is not Amazon's"
+        ) from error
     return files, base
 
 

@@ -74,6 +74,7 @@ def open_storage(place: str, own_copy: bool = False) -> Storage:
 
     Raises:
         ConfigError: an address that is not understood.
+        UnavailableError: an object store that cannot be found.
     """
     if "://" not in place:
         return FolderStorage(Path(place))
@@ -165,6 +166,9 @@ def check_address(place: str) -> None:
         ConfigError: another scheme, no bucket, or a key in the address.
     """
     if "://" not in place:
+        scheme, colon, _ = place.partition(":")
+        if colon and scheme in SCHEMES:
+            raise ConfigError(f"storage: expected {scheme}://BUCKET/PREFIX, got {place}")
         return
     parts = urlsplit(place)
     if parts.scheme not in SCHEMES:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -250,6 +251,7 @@ def test_resume_false_moves_the_old_run_aside(trained):
     [
         ("ftp://a/b", ["s3://", "ftp"]),
         ("s3://", ["s3://BUCKET"]),
+        ("s3:/runs/x", ["s3://BUCKET"]),
         ("s3://key:secret@bucket/x", ["without a key", "environment"]),
         ("az://container/x", ["AZURE_STORAGE_ACCOUNT"]),
     ],
@@ -258,6 +260,15 @@ def test_addresses_that_cannot_be(place, words):
     with pytest.raises(ConfigError) as caught:
         config.load([f"storage={place}"])
     assert all(word in str(caught.value) for word in words) and "key:secret" not in str(caught.value)
+
+
+def test_a_bucket_that_cannot_be_found(monkeypatch):
+    def unknown(url):
+        raise OSError("When resolving region for bucket 'runs': could not resolve hostname. Details: many")
+
+    monkeypatch.setattr(object_storage, "fs", SimpleNamespace(FileSystem=SimpleNamespace(from_uri=unknown)))
+    with pytest.raises(UnavailableError, match="storage=s3://runs/x: cannot find it: .*; check the network"):
+        open_storage("s3://runs/x")
 
 
 def test_a_bucket_that_is_not_there_and_a_server_that_does_not_answer(cloud, cli, monkeypatch):
