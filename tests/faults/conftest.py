@@ -26,7 +26,7 @@ def note(record_property):
 
 def pytest_terminal_summary(terminalreporter):
     for report in terminalreporter.getreports("passed"):
-        for _, words in report.user_properties:
+        for words in (value for name, value in report.user_properties if name == "measured"):
             terminalreporter.write_line(f"{report.nodeid}: {words}")
 
 

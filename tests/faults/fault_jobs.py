@@ -120,7 +120,7 @@ class Job:
         """
         before = disturbed or self
         step = int(self.output.split("resuming after step ")[1].split()[0])
-        assert step >= before._saved
+        assert step >= before._saved > 0
         resumed, going = self._resumed - before._disturbed, self._going - before._disturbed
         return f"saved {before._saved}; {resumed:.0f} s to resume after step {step}, {going:.0f} s to an epoch more"
 

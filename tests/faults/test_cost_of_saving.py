@@ -21,9 +21,8 @@ def test_training_hardly_notices_that_it_is_saved(tmp_path, note):
     seconds = {row["epoch"]: row["epoch_seconds"] for row in rows}
     checkpoints = sorted((tmp_path / "saved" / "checkpoints").iterdir())
     assert len(checkpoints) == EPOCHS // 2  # the epoch after each has its writing beside it
-    copying = json.loads((tmp_path / "saved" / "summary.json").read_text())["phases_seconds"]["checkpoint"] / len(
-        checkpoints
-    )
+    phases = json.loads((tmp_path / "saved" / "summary.json").read_text())["phases_seconds"]
+    copying = phases["checkpoint"] / len(checkpoints)
     ratio = median(
         (seconds[epoch] + copying) / ((seconds[epoch - 1] + seconds[epoch + 1]) / 2) for epoch in range(3, EPOCHS, 2)
     )  # against its neighbours: what else the machine does comes and goes more slowly

@@ -19,6 +19,7 @@ def test_a_worker_is_killed_in_mid_epoch(job, reference, note, rank):
     run.wait_for_step(2 * STEPS_PER_EPOCH)
     run.signal(signal.SIGKILL, rank)
     assert run.end() == 0, run.output
+    assert int(run.output.split("resuming after step ")[1].split()[0]) >= 2 * STEPS_PER_EPOCH
     check_same_run(run.run, reference)
     note(run.recovery())
 
@@ -57,9 +58,8 @@ def test_a_worker_hangs(tmp_path, reference, monkeypatch, capfd, note):
 
     hung = str(tmp_path / "hung")
     monkeypatch.setattr(cluster, "_work", hangs_once)
-    assert driver.train(config.load([f"storage={tmp_path}", *SMALL, "runtime.hang_seconds=6", "checkpoint.keep=all"]))[
-        "complete"
-    ]
+    line = [f"storage={tmp_path}", *SMALL, "runtime.hang_seconds=6", "checkpoint.keep=all"]
+    assert driver.train(config.load(line))["complete"]
     stacks = [path.read_text() for path in (tmp_path / "run" / "stacks").iterdir()]
     assert len(stacks) == 2 and all(text.startswith("Timeout") and "worker.py" in text for text in stacks)
     output = capfd.readouterr().out
