@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -16,9 +17,10 @@ from jobs.config import from_dict, to_dict
 from jobs.console import POLL_SECONDS, Console, Printer
 from jobs.errors import ConfigError, SupersededError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
+from jobs.lease import Lease
 from jobs.quiet import stderr_aside
 from jobs.resources import RoomWatch, nodes, shares
-from jobs.runtime import LONGER
+from jobs.runtime import LONGER, Progress
 from jobs.schema import RunConfig
 from jobs.stopping import signals_ask
 from jobs.storage import open_storage
@@ -31,6 +33,10 @@ _SMALLER_AFTER_SECONDS = 10.0
 _RAY = "ray"  # Ray's folder in the run folder
 # TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
 
 
 def run(
@@ -54,24 +60,30 @@ def run(
         UnavailableError: the cluster does not answer.
         TrainingError: the workers failed; the errors of the library come as they are.
     """
-    if not ray.is_initialized():
-        _connect(config)
-    try:
+    with connected(config, keep):
         cpus, gpus = shares(config, nodes())
         begin({workers: workers * max(gpus, 1) for workers in config.runtime.workers})
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        console = ray.remote(num_cpus=0, scheduling_strategy=here)(Console).remote()  # other machines may leave
-        printer = Printer(console)
-        room = RoomWatch(config, cpus, gpus)
-        try:
-            stopped = _fit_while_it_helps(
-                config, folder, lambda: _trainer(config, folder, store, cpus, gpus, console), console, room
-            )
-        finally:
-            printer.stop()
+        stopped = fit_workers(config, folder, store.path.name, cpus, gpus)
         folder.fetch()  # another machine may have written it
         if stopped:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def connected(config: RunConfig, keep: bool = False) -> Iterator[None]:
+    """Ray, on the cluster that a configuration means.
+
+    Args:
+        config: the run.
+        keep: leave it connected.
+
+    Raises:
+        UnavailableError: the cluster does not answer.
+    """
+    if not ray.is_initialized():
+        _connect(config)
+    try:
+        yield
     except KeyboardInterrupt:
         # Shutting Ray down under a fit() that still runs can end this process with Ray's exit code. A private cluster
         # dies with its driver, and a shared one ends the job's actors when the driver is gone.
@@ -83,8 +95,58 @@ def run(
         ray.shutdown()
 
 
+def fit_workers(
+    config: RunConfig,
+    folder: RunFolder,
+    store_name: str,
+    cpus: float,
+    gpus: int,
+    test: bool = True,
+    say: Callable[[str], Any] = _print,
+    listen: Callable[[list[Progress]], None] = lambda progress: None,
+) -> bool:
+    """Trains one run with a group of workers on the connected cluster.
+
+    Args:
+        config: the run.
+        folder: described.
+        store_name: of the prepared store in the run's storage.
+        cpus: of a worker.
+        gpus: of a worker.
+        test: as of `worker_loop`.
+        say: takes the workers' lines.
+        listen: takes their evaluations; when it raises SystemExit, they save and end first.
+
+    Returns:
+        Whether a signal ended it.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    console = ray.remote(num_cpus=0, scheduling_strategy=here)(Console).remote()  # other machines may leave
+    printer = Printer(console, say)
+    room = RoomWatch(config, cpus, gpus, say)
+    job = {
+        "config": to_dict(dataclasses.replace(config, storage=folder.storage.url)),
+        "folder": folder.path.relative_to(folder.storage.root).as_posix(),
+        "lease": folder.lease.name,
+        "attempt": folder.lease.attempt,
+        "store": store_name,
+        "cpus": cpus,
+        "test": test,
+        "console": console,
+    }
+
+    def look() -> None:
+        room.look()
+        listen(ray.get(console.measured.remote()))
+
+    try:
+        return _fit_while_it_helps(config, folder, lambda: _trainer(config, folder, job, gpus), console, look)
+    finally:
+        printer.stop()
+
+
 def _fit_while_it_helps(
-    config: RunConfig, folder: RunFolder, make_trainer: Callable[[], Any], console: Any, room: RoomWatch
+    config: RunConfig, folder: RunFolder, make_trainer: Callable[[], Any], console: Any, look: Callable[[], None]
 ) -> bool:
     """Lets Ray restart lost workers, and begins anew when its restarts are used up but brought the run on.
 
@@ -103,7 +165,7 @@ def _fit_while_it_helps(
         # half-written.
         folder.storage.remove(folder.path / _RAY)
         try:
-            stopped = _fit(make_trainer(), console, room, config.runtime.grace_seconds)
+            stopped = _fit(make_trainer(), console, look, config.runtime.grace_seconds)
             error = None
         except ray.train.TrainingFailedError as failed:
             error = failed
@@ -124,25 +186,18 @@ def _fit_while_it_helps(
             ) from error
 
 
-def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gpus: int, console: Any) -> Any:
+def _trainer(config: RunConfig, folder: RunFolder, job: dict[str, Any], gpus: int) -> Any:
     workers = config.runtime.workers
     with stderr_aside():
         from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
 
     return TensorflowTrainer(
         _work,
-        train_loop_config={
-            "config": to_dict(dataclasses.replace(config, storage=folder.storage.url)),
-            "folder": folder.name,
-            "attempt": folder.lease.attempt,
-            "store": store.path.name,
-            "cpus": cpus,
-            "console": console,
-        },
+        train_loop_config=job,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers[0] if len(workers) == 1 else (workers[0], workers[-1]),  # a pair is Ray's elastic range
             use_gpu=gpus > 0,
-            resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
+            resources_per_worker={"CPU": job["cpus"]} | ({"GPU": gpus} if gpus else {}),
         ),
         run_config=ray.train.RunConfig(
             name=_RAY,
@@ -153,13 +208,14 @@ def _trainer(config: RunConfig, folder: RunFolder, store: Store, cpus: float, gp
     )
 
 
-def _fit(trainer: Any, console: Any, room: RoomWatch, grace_seconds: float) -> bool:
+def _fit(trainer: Any, console: Any, look: Callable[[], None], grace_seconds: float) -> bool:
     """Runs `fit` beside the main thread, where Ray would take the signals for itself and end with exit code 0.
 
     Returns:
         Whether a signal ended it.
 
     Raises:
+        SystemExit: `look` raised it; the workers have saved and ended, or their grace is over.
         KeyboardInterrupt: the workers did not end within their grace, or a second signal came.
     """
     outcome: list[Exception] = []
@@ -173,9 +229,15 @@ def _fit(trainer: Any, console: Any, room: RoomWatch, grace_seconds: float) -> b
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     with signals_ask() as asked:
-        while thread.is_alive() and not asked.is_set():
-            thread.join(POLL_SECONDS)
-            room.look()
+        try:
+            while thread.is_alive() and not asked.is_set():
+                thread.join(POLL_SECONDS)
+                look()
+            look()
+        except SystemExit:
+            console.stop.remote()
+            thread.join(grace_seconds)
+            raise
         if asked.is_set():
             console.stop.remote()
             thread.join(grace_seconds)
@@ -202,9 +264,10 @@ def _work(job: dict[str, Any]) -> None:
     try:
         config = from_dict(job["config"])
         storage = open_storage(config.storage)
-        folder = RunFolder(storage.root / job["folder"], storage, job["attempt"])
+        lease = Lease(storage, job["lease"], job["attempt"])
+        folder = RunFolder(storage.root / job["folder"], storage, lease=lease)
         runtime = RayTrainRuntime(console, job["cpus"], config.runtime.hang_seconds, folder.stacks)
-        worker_loop(config, folder, job["store"], runtime)
+        worker_loop(config, folder, job["store"], runtime, test=job["test"])
     except (SemisupError, ConfigError, SupersededError) as error:
         ray.get(console.fail.remote(error))
         raise

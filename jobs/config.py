@@ -7,6 +7,7 @@ Layers, later wins: the dataclass defaults here, `configs/train.yaml`, one file 
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,12 +58,13 @@ class _Top:
     resume: bool = True
 
 
-def load(overrides: list[str], file: str | None = None) -> RunConfig:
+def load(overrides: list[str], file: str | None = None, below: Sequence[tuple[str, DictConfig]] = ()) -> RunConfig:
     """Builds the configuration of one run.
 
     Args:
         overrides: `group=member` and `dotted.key=value` strings.
-        file: a YAML file to start from (`--config`).
+        file: a YAML file to start from (`--config`); what it says of a search is left to the search.
+        below: (origin, values) of layers between the groups' files and that one.
 
     Returns:
         The checked configuration.
@@ -72,8 +74,9 @@ def load(overrides: list[str], file: str | None = None) -> RunConfig:
     """
     picks, values = parse_overrides(overrides)
     started_from = read_yaml(local_file(file)) if file else OmegaConf.create()
+    started_from.pop("search", None)
     groups, layers = layers_of(started_from, picks, file or "")
-    layers.append(("the command line", values))
+    layers[-1:] = [*below, layers[-1], ("the command line", values)]
     merged = _merge(_schema(layers), layers)
     merged.groups = OmegaConf.merge(merged.groups, groups)
     return _to_dataclasses(merged)

@@ -1,6 +1,7 @@
 """How lines and a final error of the workers reach the driver's terminal: a small actor, and a thread that asks it."""
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +19,16 @@ class Console:
         self._failure: Exception | None = None
         self._missed: Exception | None = None
         self._stopping = False
+        self._progress: list[Any] = []
+
+    def measure(self, progress: Any) -> None:
+        """Adds an evaluation."""
+        self._progress.append(progress)
+
+    def measured(self) -> list[Any]:
+        """The evaluations since the last call."""
+        progress, self._progress = self._progress, []
+        return progress
 
     def stop(self) -> None:
         """Tells the workers to save and end."""
@@ -54,11 +65,11 @@ class Console:
 
 
 class Printer:
-    """Prints the console's lines in the driver's terminal until it is stopped."""
+    """Prints the console's lines until it is stopped."""
 
-    def __init__(self, console: Any) -> None:
-        """Starts printing what the actor `console` collects."""
-        self._console, self._done = console, threading.Event()
+    def __init__(self, console: Any, say: Callable[[str], Any]) -> None:
+        """Starts handing `say` what the actor `console` collects."""
+        self._console, self._say, self._done = console, say, threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -69,7 +80,7 @@ class Printer:
 
     def _print(self) -> None:
         for line in ray.get(self._console.read.remote()):
-            print(line, flush=True)
+            self._say(line)
 
     def stop(self) -> None:
         """Prints the last lines and ends."""

@@ -38,7 +38,7 @@ def train(config: RunConfig, keep_cluster: bool = False) -> dict[str, Any] | Non
         TrainingError: the workers failed.
     """
     quiet_environment()
-    _check_storage(config)
+    check_storage(config)
     storage = open_storage(config.storage)
     storage.check()
     initial = initial_encoder(config)
@@ -115,7 +115,7 @@ def _run_here(config: RunConfig, folder: RunFolder, store: Store, begin: Callabl
         raise KeyboardInterrupt
 
 
-def _check_storage(config: RunConfig) -> None:
+def check_storage(config: RunConfig) -> None:
     """A job on somebody else's cluster runs in a folder that the cluster throws away."""
     elsewhere = config.runtime.address or os.environ.get("RAY_ADDRESS")
     if config.runtime.name == "ray" and elsewhere not in (None, "local") and not _is_absolute(config.storage):

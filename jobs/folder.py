@@ -21,6 +21,7 @@ from jobs.storage import FolderStorage, Storage, delete, open_storage, partial_p
 
 _PACKAGES = ("tensorflow", "keras", "ray", "numpy", "scikit-learn", "omegaconf", "wandb")
 INITIAL_ENCODER = "initial_encoder.keras"
+SEARCH = "search.yaml"  # what makes a folder a search's, and the folders in it its trials
 _APART = ("checkpoints", "ray", "stacks")  # ray/ is Ray's own, stacks/ what each machine saw
 # What commands add to a run, which training neither reads nor writes.
 _ADDED = ("embedded", "embeddings", "evaluation.json", "evaluation-validation.json", "pictures", "test_curves.jsonl")
@@ -37,18 +38,21 @@ class RunFolder:
         lease: who may change it.
     """
 
-    def __init__(self, path: Path, storage: Storage | None = None, attempt: str | None = None) -> None:
+    def __init__(
+        self, path: Path, storage: Storage | None = None, attempt: str | None = None, lease: Lease | None = None
+    ) -> None:
         """Keeps the path; makes nothing.
 
         Args:
             path: of the run; in an object store, of this machine's copy.
             storage: that it lies in; none for the folder above.
             attempt: at the run, that this process works for.
+            lease: that the run is under; none for one of its own.
         """
         self.path = path
         self.name = path.name
         self.storage = storage or FolderStorage(path.parent)
-        self.lease = Lease(self.storage, self.name, attempt)
+        self.lease = lease or Lease(self.storage, self.name, attempt)
         self.checkpoints = Checkpoints(path / "checkpoints", self.storage, self.lease.check)
         self.encoder = path / "encoder.keras"
         self.classifier = path / "classifier.keras"
@@ -62,7 +66,7 @@ class RunFolder:
     @property
     def url(self) -> str:
         """Where the user finds it."""
-        return f"{self.storage.url}/{self.name}"
+        return f"{self.storage.url}/{self.path.relative_to(self.storage.root).as_posix()}"
 
     def shown(self, path: Path) -> str:
         """What the user calls a file of the run, or any other file."""
@@ -211,17 +215,26 @@ def find_run(word: str, storage: str) -> RunFolder:
         upper, _, name = word.rstrip("/").rpartition("/")
         return find_run(name, upper)
     place = open_storage(storage, own_copy=True)
+    if Path(word).name == word and SEARCH in place.names(place.root):  # a trial: its data lie where the search lies
+        upper, _, search = place.url.rpartition("/")
+        place, word = open_storage(upper, own_copy=True), f"{search}/{word}"
+        return _to_read(place, word)
     if Path(word).name == word and "config.yaml" in place.names(place.root / word):
-        found = RunFolder(place.root / word, place)
-        found.fetch_to_read()
-        return found
-    path = Path(word).expanduser()
+        return _to_read(place, word)
+    path = Path(word).expanduser().resolve()
     if (path / "config.yaml").is_file():
-        return RunFolder(path.resolve())
+        of_search = (path.parent / SEARCH).exists()
+        return RunFolder(path, FolderStorage(path.parent.parent) if of_search else None)
     names = [folder.name for folder in run_folders(place)]
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.3)
     there = f"did you mean {' or '.join(close)}?" if close else f"runs there: {', '.join(names[:10]) or 'none'}"
     raise ConfigError(f"{word}: expected a run in {place.url} or the path of a run folder, found neither; {there}")
+
+
+def _to_read(place: Storage, name: str) -> RunFolder:
+    found = RunFolder(place.root / name, place)
+    found.fetch_to_read()
+    return found
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -16,6 +16,7 @@ from jobs.gallery import gallery_columns
 from jobs.plan import Plan
 from jobs.report import described, draw_curves, draw_gallery, epoch_line
 from jobs.result import measure_test, put_in_place
+from jobs.runtime import Progress
 from jobs.saver import Saver
 from jobs.schema import RunConfig
 from jobs.selection import patience_used_up, restored_selection
@@ -38,6 +39,7 @@ class Leader:
 
     Attributes:
         stopped: why training ends before its last step, or None.
+        progress: the evaluation of the newest epoch, or None when it had none.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Leader:
         self._selection = restored_selection(restored.meta if restored else None, config.evaluation.monitor)
         self._out_of_patience = patience_used_up(self._selection, config.trainer.early_stop)
         self.stopped = self._out_of_patience
+        self.progress: Progress | None = None
         earlier = restored.meta.get("phases_seconds", {}) if restored else {}
         self._phases: dict[str, float] = {"train": 0.0, "validate": 0.0, "checkpoint": 0.0, **earlier}
         self._epoch_seconds: list[float] = []
@@ -96,13 +99,22 @@ class Leader:
         self._ended = time.perf_counter()
 
     @property
+    def final_progress(self) -> Progress | None:
+        """What the run has reached when it ends, by the epoch that is kept; None without validation."""
+        if self._selection.step is None:
+            return None
+        epoch, value = -(-self._trainer.step // self._plan.steps_per_epoch), self._selection.value
+        validation = self.progress.validation if self.progress else value
+        return Progress(epoch, self._trainer.step, validation, value, finished=True)
+
+    @property
     def last_checkpoint(self) -> Path | None:
         """The newest committed checkpoint, or None."""
         return self._saver.last
 
     def begin_epoch(self) -> None:
         """Starts the clock of an epoch."""
-        self._losses = []
+        self._losses, self.progress = [], None
         self._begun = self._spoken = time.perf_counter()
 
     def log(self, first: int, logs: dict[str, np.ndarray]) -> None:
@@ -136,6 +148,7 @@ class Leader:
         validation = self._validate(epoch, last)
         if validation:
             self._selection.consider(step, validation[config.evaluation.monitor])
+            self.progress = Progress(epoch, step, validation[config.evaluation.monitor], self._selection.value)
         values = {"epoch": epoch} | {f"validation/{name}": value for name, value in validation.items()}
         values |= {"learning_rate": self._trainer.learning_rate(), "images_per_second": rate}
         self._tracker.log(step, {**values, "epoch_seconds": train_seconds})
@@ -198,8 +211,9 @@ class Leader:
             self._say(f"saved step {self._trainer.step} before it leaves; training goes on")
 
     def abandon(self) -> None:
-        """Lets go of a run that fails."""
+        """Lets go of a run that fails or is stopped by its search."""
         self._saver.abandon()
+        self._tracker.abandon()
 
     def settle(self) -> None:
         """Waits for the save that is under way; whether it succeeded shows in the checkpoints."""
@@ -235,25 +249,43 @@ class Leader:
         draw_curves(rows, self._folder.path / "curves.png")
         self._phases["finish"] = time.perf_counter() - begun
         epoch = -(-self._trainer.step // self._plan.steps_per_epoch)
-        summary = {
-            "complete": final_step >= self._plan.total_steps or self._out_of_patience is not None,
-            "stopped": self.stopped,
-            "steps": final_step,
+        summary = self._summary(final_step) | {
             "epoch": epoch,
             "selected": selected,
-            "counts": {pool: len(getattr(self._split, pool)) for pool in POOLS},
             "test": {result.protocol: result._asdict() for result in test},
             "pixels": {result.protocol: result._asdict() for result in pixels},
             "protocols": described(list(protocols)),
             "images_per_second": median(
                 [row["images_per_second"] for row in rows if "images_per_second" in row] or [0.0]
             ),
-            "phases_seconds": {name: round(seconds, 2) for name, seconds in self._phases.items()},
-            "plan": asdict(self._plan),
         }
         write_text(self._folder.summary, json.dumps(summary, indent=1))
         self._tracker.close({f"test/{name}": row["accuracy"] for name, row in summary["test"].items()})
         self._folder.send()
+
+    def finish_untested(self) -> None:
+        """Ends a trial of a search: nothing but its winner is measured on test or exported."""
+        self._saver.wait(last=True)
+        self._folder.lease.check()
+        epoch = (self._selection.step or self._trainer.step) // self._plan.steps_per_epoch
+        facts = {"epoch": epoch, "selected": "a trial, not measured on test", "test": {}, "pixels": {}, "protocols": {}}
+        progress = self.final_progress
+        summary = self._summary(self._trainer.step) | facts | {"progress": progress and progress._asdict()}
+        write_text(self._folder.summary, json.dumps(summary, indent=1))
+        self._tracker.close({})
+        self._folder.send()
+
+    def _summary(self, steps: int) -> dict[str, Any]:
+        """What every end of a run says."""
+        complete = steps >= self._plan.total_steps or self._out_of_patience is not None
+        return {
+            "complete": complete,
+            "stopped": self.stopped or (None if complete else "its search"),
+            "steps": steps,
+            "counts": {pool: len(getattr(self._split, pool)) for pool in POOLS},
+            "phases_seconds": {name: round(seconds, 2) for name, seconds in self._phases.items()},
+            "plan": asdict(self._plan),
+        }
 
     def pause(self, epoch: int, why: str) -> None:
         """Saves in mid-epoch, without evaluating: the run that goes on from here must equal one that never paused."""

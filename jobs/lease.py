@@ -30,6 +30,7 @@ class Lease:
     """The lease of one run.
 
     Attributes:
+        name: of the run, or of the search that its trials belong to.
         attempt: the id of this process' attempt at the run, or None when it only looks on.
     """
 
@@ -42,7 +43,7 @@ class Lease:
             attempt: that this process works for.
         """
         self.attempt = attempt
-        self._storage, self._name = storage, name
+        self.name, self._storage = name, storage
         self._file = storage.root / ".leases" / f"{name}.json"
         self._here = ""
 
@@ -56,7 +57,7 @@ class Lease:
         owner = self._owner() if self.attempt else None
         if self.attempt and (owner or {}).get("attempt") != self.attempt:
             by = f"by {_described(owner)}" if owner else "or it was stopped"
-            raise SupersededError(f"{self._storage.url}/{self._name}: this attempt was taken over {by}; it ends here")
+            raise SupersededError(f"{self._storage.url}/{self.name}: this attempt was taken over {by}; it ends here")
 
     @contextmanager
     def held(self, say: Callable[[str], Any]) -> Iterator[None]:
@@ -88,7 +89,7 @@ class Lease:
         locked, owner = _locked(lock), self._owner()
         if locked is False or (owner and not (locked and owner["machine"] == self._here) and self._alive(owner, say)):
             raise ConfigError(
-                f"name: {self._storage.url}/{self._name} is being trained by {_described(owner)}; expected one attempt "
+                f"name: {self._storage.url}/{self.name} is being trained by {_described(owner)}; expected one attempt "
                 "at a time; wait for it, stop it, or give this run another name"
             )
         self.attempt = uuid.uuid4().hex
@@ -99,14 +100,14 @@ class Lease:
 
     def _alive(self, owner: dict[str, Any], say: Callable[[str], Any]) -> bool:
         """Whether an owner that no lock tells about renews its lease."""
-        say(f"{self._name}: has a lease of {_described(owner)}; waiting up to {_DEAD_SECONDS:.0f} s for a sign of life")
+        say(f"{self.name}: has a lease of {_described(owner)}; waiting up to {_DEAD_SECONDS:.0f} s for a sign of life")
         until = time.monotonic() + _DEAD_SECONDS
         while time.monotonic() < until:
             time.sleep(min(1.0, _DEAD_SECONDS / 10))
             now = self._owner()
             if now != owner:
                 return now is not None
-        say(f"{self._name}: no sign of life; taking the run over")
+        say(f"{self.name}: no sign of life; taking the run over")
         return False
 
     def _renew(self, done: threading.Event) -> None:

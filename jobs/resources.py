@@ -2,11 +2,14 @@
 
 import math
 import time
+from collections.abc import Callable
+from typing import Any
 
 import ray
 
 from jobs.errors import ConfigError
 from jobs.schema import RunConfig
+from jobs.search_config import Search
 
 _LOOK_SECONDS = 5.0
 
@@ -50,30 +53,65 @@ def shares(config: RunConfig, nodes: list[tuple[float, int]]) -> tuple[float, in
     )
 
 
+def trial_share(search: Search, nodes: list[tuple[float, int]]) -> tuple[float, float, int]:
+    """Cores and GPUs of one worker of a trial, and how many trials run at a time.
+
+    What is not asked for: one GPU where there are any, with its part of the cores; else as many cores as let all cores
+    work, at least one.
+
+    Args:
+        search: the search.
+        nodes: cores and GPUs of each node.
+
+    Raises:
+        ConfigError: not even one trial fits.
+    """
+    settings, runtime = search.settings, search.config.runtime
+    several, workers = search.several_workers, runtime.workers[0]
+    asked_cpus = runtime.cpus_per_worker if several else settings.cpus_per_trial
+    asked_gpus = runtime.gpus_per_worker if several else settings.gpus_per_trial
+    most_cpus, most_gpus = max(nodes, key=lambda node: (node[1], node[0]))
+    gpus = (1 if most_gpus else 0) if asked_gpus is None else asked_gpus
+    beside = most_gpus / gpus if gpus else min(settings.max_concurrent or search.trials, most_cpus)
+    cpus = max(1.0, most_cpus // max(beside, workers)) if asked_cpus is None else asked_cpus
+    slots = _workers_that_fit(cpus, gpus, nodes) // workers
+    if not slots:
+        has = ", ".join(f"{cpus:g} cores and {gpus} GPUs" for cpus, gpus in nodes)
+        section, each = ("runtime", "worker") if search.several_workers else ("search", "trial")
+        raise ConfigError(
+            f"{section}.cpus_per_{each} and gpus_per_{each}: a trial of {workers} workers with {cpus:g} cores and "
+            f"{gpus:g} GPUs each does not fit the cluster (nodes of {has}); ask for less"
+        )
+    return cpus, gpus, min(slots, settings.max_concurrent or slots, search.trials)
+
+
 def _part(cpus: float, workers: int) -> float:
     """The largest share of a node, in Ray's steps of 1e-4, that fits `workers` times as Ray's elastic range counts."""
     share = math.floor(cpus / workers * 1e4) / 1e4
     return share if cpus // share >= workers else round(share - 1e-4, 4)
 
 
-def _workers_that_fit(cpus: float, gpus: int, nodes: list[tuple[float, int]]) -> int:
+def _workers_that_fit(cpus: float, gpus: float, nodes: list[tuple[float, int]]) -> int:
     rounding = 1e-9  # thirds of a core add up to a whole one
     return sum(
-        min(int(node_cpus / cpus + rounding), node_gpus // gpus if gpus else 10**9) for node_cpus, node_gpus in nodes
+        min(int(node_cpus / cpus + rounding), int(node_gpus / gpus + rounding) if gpus else 10**9)
+        for node_cpus, node_gpus in nodes
     )
 
 
 class RoomWatch:
     """Says when a run waits for machines: Ray would do so for ever, in silence."""
 
-    def __init__(self, config: RunConfig, cpus: float, gpus: int) -> None:
+    def __init__(self, config: RunConfig, cpus: float, gpus: int, say: Callable[[str], Any]) -> None:
         """Starts at a moment when there is room.
 
         Args:
             config: the run.
             cpus: cores of a worker.
             gpus: GPUs of a worker.
+            say: prints a line to the user.
         """
+        self._say = say
         self._fewest, self._share = config.runtime.workers[0], (cpus, gpus)
         self._next, self._said = time.monotonic(), self._fewest
 
@@ -84,5 +122,5 @@ class RoomWatch:
         self._next = time.monotonic() + _LOOK_SECONDS
         room = min(_workers_that_fit(*self._share, nodes()), self._fewest)
         if room != self._said and room < self._fewest:
-            print(f"waiting for machines: {self._fewest} workers needed, room for {room}", flush=True)
+            self._say(f"waiting for machines: {self._fewest} workers needed, room for {room}")
         self._said = room

@@ -1,13 +1,14 @@
 """What the worker loop needs of its surroundings; the only place that knows whether Ray is there."""
 
-import faulthandler
-import os
-import platform
+import json
+import tempfile
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from jobs.watchdog import Watchdog
 
 LONGER = 5.0  # how many times `runtime.hang_seconds` may pass where the first steps compile, or between epochs
 _LISTEN_SECONDS = 1.0
@@ -24,6 +25,24 @@ class Wishes(NamedTuple):
 
     stop: bool
     save: bool
+
+
+class Progress(NamedTuple):
+    """What a search compares its trials by, after an evaluation.
+
+    Attributes:
+        epoch: 1 for the first.
+        step: optimiser steps done.
+        validation: accuracy now, under the monitored protocol.
+        best: accuracy of the epoch that is kept so far.
+        finished: whether nothing follows.
+    """
+
+    epoch: int
+    step: int
+    validation: float
+    best: float
+    finished: bool = False
 
 
 class Runtime(Protocol):
@@ -57,6 +76,9 @@ class Runtime(Protocol):
 
     def agree(self, value: Any) -> Any:
         """Rank 0's value, on every rank; all ranks must call it equally often."""
+
+    def measured(self, progress: Progress) -> None:
+        """Takes note of an evaluation; called on rank 0 only."""
 
     def due(self) -> bool:
         """Whether a report is worth its cost now; asked on rank 0 only."""
@@ -94,6 +116,9 @@ class LocalRuntime:
         """The value itself."""
         return value
 
+    def measured(self, progress: Progress) -> None:
+        """Nobody compares."""
+
     def due(self) -> bool:
         """Nobody listens."""
         return False
@@ -122,10 +147,7 @@ class RayTrainRuntime:
         self.cpus = cpus
         self._console = console
         self._reported = time.monotonic()
-        self._hang_seconds = hang_seconds
-        stacks.mkdir(parents=True, exist_ok=True)
-        self._stacks = stacks / f"worker{self.rank}-{platform.node()}-{os.getpid()}.txt"
-        self._out = open(self._stacks, "w")  # noqa: SIM115  faulthandler writes to it until `unwatch`
+        self._watchdog = Watchdog(hang_seconds, stacks, f"worker{self.rank}")
         self._stop, self._leaving = threading.Event(), threading.Event()
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
@@ -150,14 +172,12 @@ class RayTrainRuntime:
         return Wishes(self._stop.is_set(), self._leaving.is_set())
 
     def watch(self, patience: float) -> None:
-        """Ends the process by a thread that needs no interpreter, after it has written the stacks of all threads."""
-        faulthandler.dump_traceback_later(self._hang_seconds * patience, exit=True, file=self._out)
+        """Sets the watchdog."""
+        self._watchdog.watch(patience)
 
     def unwatch(self) -> None:
-        """Stops that thread."""
-        faulthandler.cancel_dump_traceback_later()
-        self._out.close()
-        self._stacks.unlink(missing_ok=True)
+        """Ends the watchdog."""
+        self._watchdog.end()
 
     def say(self, line: str) -> None:
         """Sends the line to the driver's terminal."""
@@ -170,6 +190,10 @@ class RayTrainRuntime:
         from ray.train.collective import broadcast_from_rank_zero
 
         return broadcast_from_rank_zero(value)
+
+    def measured(self, progress: Progress) -> None:
+        """Leaves it with the console; whoever searches asks there."""
+        self._console.measure.remote(progress)
 
     def due(self) -> bool:
         """Not more often than Ray's controller takes reports; a report waits until the one before is taken."""
@@ -184,3 +208,74 @@ class RayTrainRuntime:
 
         self._reported = time.monotonic()
         ray.train.report({**metrics, "checkpoint": str(checkpoint or "")})
+
+
+TRIAL_STATE = "trial.json"  # of the checkpoint that Tune gets: which trial, at which step
+
+
+class TuneRuntime:
+    """The one worker of a trial, in a process of Ray Tune."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __init__(self, trial: str, cpus: float | None, log: Any, watchdog: Watchdog) -> None:
+        """Keeps where things go.
+
+        Args:
+            trial: its name.
+            cpus: its share of cores.
+            log: an open text file for what the worker says.
+            watchdog: of this process.
+        """
+        self.cpus = cpus
+        self._trial, self._log, self._watchdog = trial, log, watchdog
+
+    def say(self, line: str) -> None:
+        """Writes the line to the trial's file."""
+        print(line, file=self._log, flush=True)
+
+    def wishes(self) -> Wishes:
+        """Tune stops a trial when it reports."""
+        return Wishes(stop=False, save=False)
+
+    def watch(self, patience: float) -> None:
+        """Sets the watchdog."""
+        self._watchdog.watch(patience)
+
+    def unwatch(self) -> None:
+        """Ends the watchdog."""
+        self._watchdog.end()
+
+    def agree(self, value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def measured(self, progress: Progress) -> None:
+        """Reports to Tune.
+
+        Raises:
+            SystemExit: Tune stops or pauses the trial.
+        """
+        self._watchdog.rest()  # Tune answers when its driver has time
+        report_to_tune(self._trial, progress)
+
+    def due(self) -> bool:
+        """Evaluations are all that Tune is told."""
+        return False
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        """Nothing to tell."""
+
+
+def report_to_tune(trial: str, progress: Progress) -> None:
+    """Reports an evaluation, with a checkpoint that only says where ours is.
+
+    Raises:
+        SystemExit: Tune stops or pauses the trial.
+    """
+    import ray.tune
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / TRIAL_STATE).write_text(json.dumps({"trial": trial, "step": progress.step}))
+        ray.tune.report(progress._asdict(), checkpoint=ray.tune.Checkpoint.from_directory(folder))

@@ -120,6 +120,14 @@ class Tracker:
             self._say(f"Weights & Biases failed ({error}); metrics go on in {self._path}")
             self._wandb = None
 
+    def abandon(self) -> None:
+        """Ends W&B's run where it is: another one may follow in this process."""
+        if self._wandb:
+            try:
+                self._wandb.finish()
+            except Exception as error:  # what is lost there is in the run folder
+                self._say(f"Weights & Biases failed at the end ({error}); everything is in {self._path.parent}")
+
     def close(self, summary: dict[str, Any]) -> None:
         """Hands W&B the last rows and the final numbers, and ends its run."""
         self.publish()

@@ -19,7 +19,9 @@ from semisup_core.errors import DataError, NumericalError
 from semisup_core.trainer import Trainer
 
 
-def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: Runtime) -> None:
+def worker_loop(
+    config: RunConfig, folder: RunFolder, store_name: str, runtime: Runtime, train: bool = True, test: bool = True
+) -> None:
     """Trains one run to its end, from its newest good checkpoint if it has one.
 
     Args:
@@ -27,6 +29,8 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: 
         folder: described by the driver; rank 0 writes into it.
         store_name: of the prepared store in the run's storage.
         runtime: this worker's surroundings.
+        train: without, the run stays where it is and is measured.
+        test: without, the run ends like a trial of a search: nothing is measured on test or exported.
 
     Raises:
         ConfigError: the batches do not fit the data or the replicas.
@@ -59,7 +63,7 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: 
         leader.introduce(strategy.num_replicas_in_sync, streams, time.perf_counter() - started)
     loop = _Loop(config, folder, store, streams, strategy, plan, trainer, runtime, leader, restored)
     try:
-        paused = loop.run(started)
+        paused = train and loop.run(started)
     except BaseException:
         if leader:
             leader.abandon()
@@ -67,7 +71,10 @@ def worker_loop(config: RunConfig, folder: RunFolder, store_name: str, runtime: 
     finally:
         runtime.unwatch()
     if leader and not paused:
-        leader.finish()
+        progress = leader.final_progress
+        leader.finish() if test else leader.finish_untested()
+        if progress:
+            runtime.measured(progress)
     runtime.report({"step": trainer.step}, leader.last_checkpoint if leader else None)
 
 
@@ -144,6 +151,8 @@ class _Loop:
             last = epoch_end == self._plan.total_steps
             leader.end_epoch(epoch, last=last, minutes=minutes, save=self._wishes.save)
         stop, due = self._runtime.agree((leader.stopped is not None, self._runtime.due()) if leader else None)
+        if leader and leader.progress and not stop and trainer.step < self._last:  # what is last is told at the end
+            self._runtime.measured(leader.progress)
         if due:
             self._runtime.report({"epoch": epoch, "step": trainer.step}, leader.last_checkpoint if leader else None)
         return stop

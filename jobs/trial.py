@@ -1,0 +1,219 @@
+"""One trial of a search, in a process of Ray Tune: a run in the search's folder, which its checkpoints resume."""
+
+import atexit
+import dataclasses
+import json
+import os
+import platform
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jobs.checkpoint import Checkpoint, Spool
+from jobs.config import to_yaml
+from jobs.errors import ConfigError
+from jobs.folder import RunFolder
+from jobs.lease import Lease
+from jobs.quiet import quiet_environment
+from jobs.runtime import TRIAL_STATE, Progress, TuneRuntime, report_to_tune
+from jobs.schema import RunConfig
+from jobs.search_config import Search
+from jobs.selection import Selection
+from jobs.storage import open_storage, write_text
+from jobs.tracking import read_rows
+from jobs.watchdog import Watchdog
+
+LOG, CHANGES = "log.txt", "changes.jsonl"
+_LEAVE_SECONDS = 60.0
+# Tune ends a process without waiting for the thread that trains in it, which may have a save or a log to end.
+_training = threading.Lock()
+atexit.register(_training.acquire, timeout=_LEAVE_SECONDS)
+
+
+class Job(NamedTuple):
+    """What the trials of a search share.
+
+    Attributes:
+        search: the search.
+        storage: URL of the storage that the search's folder lies in.
+        name: of that folder.
+        attempt: that holds the search's lease.
+        store: name of the prepared store.
+        cpus: of one worker.
+        gpus: of one worker.
+        contents: what counts by content in a run's identity.
+        split: of `Split.to_json`, or one a value of `seed`… all trials share it.
+        initial: the file that encoders start from, or None.
+    """
+
+    search: Search
+    storage: str
+    name: str
+    attempt: str | None
+    store: str
+    cpus: float
+    gpus: float
+    contents: dict[str, str]
+    split: dict[str, Any]
+    initial: Path | None
+
+    def folder(self, trial: str) -> RunFolder:
+        """The run folder of a trial, under the search's lease."""
+        storage = open_storage(self.storage)
+        return RunFolder(storage.root / self.name / trial, storage, lease=Lease(storage, self.name, self.attempt))
+
+    def config(self, trial: str, values: dict[str, Any]) -> RunConfig:
+        """The configuration of a trial as its folder describes it.
+
+        Raises:
+            ConfigError: values that do not go together.
+        """
+        chosen = self.search.trial_config(values)
+        tracking = dataclasses.replace(chosen.tracking, group=chosen.tracking.group or self.name)
+        return dataclasses.replace(chosen, name=trial, storage=self.storage, tracking=tracking, resume=True)
+
+
+def run_trial(values: dict[str, Any], job: Job) -> None:
+    """The trainable of one worker: trains, and reports each evaluation to Tune.
+
+    Args:
+        values: dotted key -> value, by Tune.
+        job: of the search.
+
+    Raises:
+        SystemExit: Tune stops or pauses the trial.
+    """
+    with _training:
+        folder, config = _begin(values, job)
+        if folder is not None:
+            _train(config, folder, job, values)
+
+
+def _train(config: RunConfig, folder: RunFolder, job: Job, values: dict[str, Any]) -> None:
+    quiet_environment()
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    import keras
+
+    from jobs.worker import worker_loop
+
+    keras.backend.clear_session()  # the process may have had another trial before
+    with open(folder.path / LOG, "a") as log:
+        print(f"process {os.getpid()} on {platform.node()}: {values}", file=log, flush=True)
+        watchdog = Watchdog(config.runtime.hang_seconds, folder.stacks, "trial")
+        worker_loop(
+            _monitored(config), folder, job.store, TuneRuntime(folder.name, job.cpus, log, watchdog), test=False
+        )
+
+
+def run_trial_of_several(values: dict[str, Any], job: Job) -> None:
+    """The trainable of a group of workers: what `jobs.train` does, with evaluations passed on to Tune.
+
+    Raises:
+        SystemExit: Tune stops the trial; its workers have saved and ended.
+    """
+    folder, config = _begin(values, job)
+    if folder is None:
+        return
+    quiet_environment()
+    from jobs.cluster import fit_workers
+
+    with open(folder.path / LOG, "a") as log:
+
+        def say(line: str) -> None:
+            print(line, file=log, flush=True)
+
+        def listen(measured: list[Progress]) -> None:
+            for progress in measured:
+                report_to_tune(folder.name, progress)
+
+        fit_workers(_monitored(config), folder, job.store, job.cpus, int(job.gpus), test=False, say=say, listen=listen)
+
+
+def _begin(values: dict[str, Any], job: Job) -> tuple[RunFolder | None, RunConfig]:
+    """Describes the trial's run; no folder when the trial is finished, which is reported again."""
+    import ray.tune
+
+    name = ray.tune.get_context().get_trial_name()
+    config, folder = job.config(name, values), job.folder(name)
+    folder.lease.check()
+    folder.fetch()
+    summary = folder.finished()
+    if summary and summary.get("progress"):
+        report_to_tune(name, Progress(**summary["progress"]))
+        return None, config
+    source = _source()
+    if source and source["trial"] != name:
+        _go_on_from(job.folder(source["trial"]), source["step"], folder, values)
+    folder.describe(config, job.contents, job.split, job.initial)
+    write_text(folder.path / "config.yaml", to_yaml(config))  # a population changes it
+    folder.send()
+    return folder, config
+
+
+def _monitored(config: RunConfig) -> RunConfig:
+    """A trial measures nothing but what trials are compared by."""
+    only = dataclasses.replace(config.evaluation, protocols=(config.evaluation.monitor,))
+    return dataclasses.replace(config, evaluation=only)
+
+
+def _source() -> dict[str, Any] | None:
+    """Which trial's checkpoint Tune wants this one to go on from; None at its beginning."""
+    import ray.tune
+
+    checkpoint = ray.tune.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return json.loads((Path(folder) / TRIAL_STATE).read_text())
+
+
+def _go_on_from(other: RunFolder, step: int, folder: RunFolder, values: dict[str, Any]) -> None:
+    """Gives a trial of a population another one's weights, with the log that led to them.
+
+    What was selected so far was trained with other values, so selection begins anew.
+
+    Raises:
+        ConfigError: the other one has no checkpoint.
+    """
+    found = other.checkpoints.open_step(step) or other.checkpoints.newest(lambda line: None)
+    if found is None:
+        raise ConfigError(f"{other.url}: expected a checkpoint to go on from, found none")
+    other.storage.fetch(other.metrics)
+    spool = found.spool()
+    after = spool.after if spool else found.step
+    rows = [row for row in read_rows(other.metrics) if row["step"] <= after] + (spool.rows if spool else [])
+    change = {"step": found.step, "from": other.name, **values}
+    changes = folder.path / CHANGES
+    earlier = changes.read_text() if changes.exists() else ""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    replace_all(folder, found, Spool(0, [*rows, {"step": found.step, "population/from": other.name}]))
+    write_text(changes, earlier + json.dumps(change) + "\n")
+
+
+def replace_all(folder: RunFolder, found: Checkpoint, spool: Spool) -> None:
+    """Makes another run's checkpoint the only one of a run."""
+    meta = found.meta | {"selection": dataclasses.asdict(Selection(found.meta["selection"]["monitor"]))}
+    state = found.state()
+    folder.storage.remove(folder.checkpoints.path)
+    folder.checkpoints.save(state, meta, spool)
+    write_text(folder.metrics, "")
+
+
+def measure_winner(job: Job, trial: str, values: dict[str, Any]) -> None:
+    """Measures a trial's best weights on test, once, and exports its encoder; for a process of its own.
+
+    Args:
+        job: of the search.
+        trial: its name.
+        values: of the trial at its end.
+    """
+    quiet_environment()
+    from jobs.runtime import LocalRuntime
+    from jobs.worker import worker_loop
+
+    folder, config = job.folder(trial), job.config(trial, values)
+    folder.fetch()
+    runtime = LocalRuntime()
+    runtime.cpus = job.cpus
+    tracking = dataclasses.replace(config.tracking, name="none")  # its W&B run has ended
+    worker_loop(dataclasses.replace(config, tracking=tracking), folder, job.store, runtime, train=False)
