@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train debug test test-slow test-faults lint format typecheck lock clean
+.PHONY: help setup train tune debug test test-slow test-faults lint format typecheck lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 train: $(STAMP) ## train on the bundled digits; overrides with ARGS="key=value …"
 	@$(PY) -m jobs.train $(ARGS)
+
+tune: $(STAMP) ## search for better settings on the digits; overrides with ARGS="key=value …"
+	@$(PY) -m jobs.tune search.scheduler=asha $(ARGS)
 
 debug: $(STAMP) ## the same in one process, without Ray, eagerly, for a few steps
 	@$(PY) -m jobs.train runtime=local debug.eager=true debug.steps=4 resume=false name=debug $(ARGS)

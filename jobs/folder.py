@@ -124,6 +124,10 @@ class RunFolder:
         if summary and not summary["complete"]:
             self.storage.remove(self.summary)
 
+    def forget_config(self) -> None:
+        """Lets `describe` write the configuration anew, as a population changes it."""
+        (self.path / "config.yaml").unlink(missing_ok=True)
+
     @property
     def has_initial_encoder(self) -> bool:
         """Whether the storage has the weights that the encoder starts from."""

@@ -1,16 +1,13 @@
 """One trial of a search, in a process of Ray Tune: a run in the search's folder, which its checkpoints resume."""
 
-import atexit
 import dataclasses
 import json
 import os
 import platform
-import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.checkpoint import Checkpoint, Spool
-from jobs.config import to_yaml
 from jobs.errors import ConfigError
 from jobs.folder import RunFolder
 from jobs.lease import Lease
@@ -24,10 +21,6 @@ from jobs.tracking import read_rows
 from jobs.watchdog import Watchdog
 
 LOG, CHANGES = "log.txt", "changes.jsonl"
-_LEAVE_SECONDS = 60.0
-# Tune ends a process without waiting for the thread that trains in it, which may have a save or a log to end.
-_training = threading.Lock()
-atexit.register(_training.acquire, timeout=_LEAVE_SECONDS)
 
 
 class Job(NamedTuple):
@@ -83,13 +76,9 @@ def run_trial(values: dict[str, Any], job: Job) -> None:
     Raises:
         SystemExit: Tune stops or pauses the trial.
     """
-    with _training:
-        folder, config = _begin(values, job)
-        if folder is not None:
-            _train(config, folder, job, values)
-
-
-def _train(config: RunConfig, folder: RunFolder, job: Job, values: dict[str, Any]) -> None:
+    folder, config = _begin(values, job)
+    if folder is None:
+        return
     quiet_environment()
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     import keras
@@ -144,9 +133,8 @@ def _begin(values: dict[str, Any], job: Job) -> tuple[RunFolder | None, RunConfi
     source = _source()
     if source and source["trial"] != name:
         _go_on_from(job.folder(source["trial"]), source["step"], folder, values)
+        folder.forget_config()
     folder.describe(config, job.contents, job.split, job.initial)
-    write_text(folder.path / "config.yaml", to_yaml(config))  # a population changes it
-    folder.send()
     return folder, config
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.train._internal.session import get_session
 from ray.tune.progress_reporter import ProgressReporter
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining
 from ray.tune.search.basic_variant import BasicVariantGenerator
@@ -32,7 +33,7 @@ _TIME = "epoch"  # of Progress, as "best" and "validation"
 _MEDIAN_OF = 3  # trials, before one may be stopped for being below
 _LOOK_SECONDS = 0.5
 # A function that is told to stop leaves after its save; a process whose function did not leave cannot be used again.
-_LEAVE_SECONDS = "60"
+_LEAVE_SECONDS = 60
 _LONGEST_NAME = 80
 _STATES = {"PENDING": "waiting", "RUNNING": "running", "PAUSED": "paused", "ERROR": "failed"}
 
@@ -52,7 +53,7 @@ def run_trials(job: Job, folder: Path, storage: Storage, slots: int, live: LiveT
     """
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output takes no reporter
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = _LEAVE_SECONDS
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_LEAVE_SECONDS)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # its CSV, JSON and TensorBoard files
     random.seed(job.search.settings.seed)  # a population draws from Python's own
     with signals_ask() as asked, _logged(folder / LOG), _interruptible():
@@ -176,10 +177,20 @@ def _clamped(space: tuple[Dimension, ...], values: dict[str, Any]) -> dict[str, 
     return {each.key: each.clamped(values[each.key]) for each in space}
 
 
+class _EndsInOrder:
+    """Makes Tune wait for the thread that trains before it ends a process: a save, a log or workers may have to end."""
+
+    def cleanup(self) -> None:
+        """Waits, then does what Tune does."""
+        get_session().finish(timeout=_LEAVE_SECONDS)
+        super().cleanup()  # type: ignore[misc]
+
+
 def _trainable(job: Job) -> Any:
     def trial(config: dict[str, Any]) -> None:  # Tune wants this name
         (run_trial_of_several if job.search.several_workers else run_trial)(config, job)
 
+    trial.__mixins__ = (_EndsInOrder,)  # type: ignore[attr-defined]
     if job.search.several_workers:  # waits for its workers, beside the head, and takes nothing from them
         return tune.with_resources(trial, {"CPU": 0, "node:__internal_head__": 1e-3})
     return tune.with_resources(trial, {"CPU": job.cpus, **({"GPU": job.gpus} if job.gpus else {})})

@@ -60,7 +60,8 @@ def worker_loop(
     leader = None
     if runtime.rank == 0:
         leader = Leader(config, folder, store, split, plan, method, trainer, runtime.say, restored)
-        leader.introduce(strategy.num_replicas_in_sync, streams, time.perf_counter() - started)
+        if train:
+            leader.introduce(strategy.num_replicas_in_sync, streams, time.perf_counter() - started)
     loop = _Loop(config, folder, store, streams, strategy, plan, trainer, runtime, leader, restored)
     try:
         paused = train and loop.run(started)
