@@ -23,7 +23,7 @@ train: $(STAMP) ## train on the bundled digits; overrides with ARGS="key=value â
 	@$(PY) -m jobs.train $(ARGS)
 
 tune: $(STAMP) ## search for better settings on the digits; overrides with ARGS="key=value â€¦"
-	@$(PY) -m jobs.tune search.scheduler=asha $(ARGS)
+	@$(PY) -m jobs.tune search.scheduler=asha search.num_samples=12 $(ARGS)
 
 debug: $(STAMP) ## the same in one process, without Ray, eagerly, for a few steps
 	@$(PY) -m jobs.train runtime=local debug.eager=true debug.steps=4 resume=false name=debug $(ARGS)

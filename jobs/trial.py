@@ -21,6 +21,8 @@ from jobs.tracking import read_rows
 from jobs.watchdog import Watchdog
 
 LOG, CHANGES = "log.txt", "changes.jsonl"
+# A function that is told to stop leaves after its save; a process whose function did not leave cannot be used again.
+LEAVE_SECONDS = 60
 
 
 class Job(NamedTuple):
@@ -125,6 +127,7 @@ def _begin(values: dict[str, Any], job: Job) -> tuple[RunFolder | None, RunConfi
     name = ray.tune.get_context().get_trial_name()
     config, folder = job.config(name, values), job.folder(name)
     folder.lease.check()
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(LEAVE_SECONDS)  # Tune reads it in this process
     folder.fetch()
     summary = folder.finished()
     if summary and summary.get("progress"):

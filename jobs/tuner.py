@@ -26,14 +26,12 @@ from jobs.search_space import Dimension
 from jobs.search_table import LiveTable, Row, short_names, value_text
 from jobs.stopping import signals_ask
 from jobs.storage import Storage
-from jobs.trial import Job, measure_winner, run_trial, run_trial_of_several
+from jobs.trial import LEAVE_SECONDS, Job, measure_winner, run_trial, run_trial_of_several
 
 TUNE, LOG = "tune", "tune.log"  # Tune's own folder in the search's folder; what it says
 _TIME = "epoch"  # of Progress, as "best" and "validation"
 _MEDIAN_OF = 3  # trials, before one may be stopped for being below
 _LOOK_SECONDS = 0.5
-# A function that is told to stop leaves after its save; a process whose function did not leave cannot be used again.
-_LEAVE_SECONDS = 60
 _LONGEST_NAME = 80
 _STATES = {"PENDING": "waiting", "RUNNING": "running", "PAUSED": "paused", "ERROR": "failed"}
 
@@ -53,7 +51,6 @@ def run_trials(job: Job, folder: Path, storage: Storage, slots: int, live: LiveT
     """
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output takes no reporter
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_LEAVE_SECONDS)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # its CSV, JSON and TensorBoard files
     random.seed(job.search.settings.seed)  # a population draws from Python's own
     with signals_ask() as asked, _logged(folder / LOG), _interruptible():
@@ -182,7 +179,7 @@ class _EndsInOrder:
 
     def cleanup(self) -> None:
         """Waits, then does what Tune does."""
-        get_session().finish(timeout=_LEAVE_SECONDS)
+        get_session().finish(timeout=LEAVE_SECONDS)
         super().cleanup()  # type: ignore[misc]
 
 
@@ -240,6 +237,8 @@ def _row(trial: Any) -> Row:
 def _last_words(trial: Any) -> str:
     """What made a trial fail, in one line."""
     error = trial.get_error()
+    if error is None:
+        return f"Ray Tune gave no reason; see {LOG}"
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
     words = lines[0] if isinstance(error, ray.exceptions.RayActorError) else lines[-1]
