@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.config import from_dict, to_dict
@@ -143,6 +145,16 @@ def fit_workers(
         return _fit_while_it_helps(config, folder, lambda: _trainer(config, folder, job, gpus), console, look)
     finally:
         printer.stop()
+
+
+def free_lost_groups() -> None:
+    """Gives back what killed controllers of this job held; Ray's own cleaner needs a dashboard, which not all have."""
+    here = bytes.fromhex(ray.get_runtime_context().get_job_id())
+    for found in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(found)
+        lost = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
+        if lost and group.creator_job_id == here and group.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 def _fit_while_it_helps(

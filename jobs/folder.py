@@ -124,9 +124,10 @@ class RunFolder:
         if summary and not summary["complete"]:
             self.storage.remove(self.summary)
 
-    def forget_config(self) -> None:
-        """Lets `describe` write the configuration anew, as a population changes it."""
+    def forget_result(self) -> None:
+        """Lets `describe` write the configuration anew, as a population changes it, and removes the summary."""
         (self.path / "config.yaml").unlink(missing_ok=True)
+        self.storage.remove(self.summary)
 
     @property
     def has_initial_encoder(self) -> bool:

@@ -56,8 +56,8 @@ def shares(config: RunConfig, nodes: list[tuple[float, int]]) -> tuple[float, in
 def trial_share(search: Search, nodes: list[tuple[float, int]]) -> tuple[float, float, int]:
     """Cores and GPUs of one worker of a trial, and how many trials run at a time.
 
-    What is not asked for: one GPU where there are any, with its part of the cores; else as many cores as let all cores
-    work, at least one.
+    What is not asked for: one GPU where there are any, and as many cores as still let as many trials run as would with
+    one core each.
 
     Args:
         search: the search.
@@ -70,11 +70,15 @@ def trial_share(search: Search, nodes: list[tuple[float, int]]) -> tuple[float, 
     several, workers = search.several_workers, runtime.workers[0]
     asked_cpus = runtime.cpus_per_worker if several else settings.cpus_per_trial
     asked_gpus = runtime.gpus_per_worker if several else settings.gpus_per_trial
-    most_cpus, most_gpus = max(nodes, key=lambda node: (node[1], node[0]))
-    gpus = (1 if most_gpus else 0) if asked_gpus is None else asked_gpus
-    beside = most_gpus / gpus if gpus else min(settings.max_concurrent or search.trials, most_cpus)
-    cpus = max(1.0, most_cpus // max(beside, workers)) if asked_cpus is None else asked_cpus
-    slots = _workers_that_fit(cpus, gpus, nodes) // workers
+    most = min(settings.max_concurrent or search.trials, search.trials)
+    gpus = (1 if any(gpus for _, gpus in nodes) else 0) if asked_gpus is None else asked_gpus
+
+    def room(cpus: float) -> int:
+        return min(_workers_that_fit(cpus, gpus, nodes) // workers, most)
+
+    whole = range(int(max(cpus for cpus, _ in nodes)), 0, -1)
+    cpus = asked_cpus or next((float(cpus) for cpus in whole if room(cpus) == room(1) > 0), 1.0)
+    slots = room(cpus)
     if not slots:
         has = ", ".join(f"{cpus:g} cores and {gpus} GPUs" for cpus, gpus in nodes)
         section, each = ("runtime", "worker") if search.several_workers else ("search", "trial")
@@ -82,7 +86,7 @@ def trial_share(search: Search, nodes: list[tuple[float, int]]) -> tuple[float, 
             f"{section}.cpus_per_{each} and gpus_per_{each}: a trial of {workers} workers with {cpus:g} cores and "
             f"{gpus:g} GPUs each does not fit the cluster (nodes of {has}); ask for less"
         )
-    return cpus, gpus, min(slots, settings.max_concurrent or slots, search.trials)
+    return cpus, gpus, slots
 
 
 def _part(cpus: float, workers: int) -> float:

@@ -278,4 +278,6 @@ def report_to_tune(trial: str, progress: Progress) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / TRIAL_STATE).write_text(json.dumps({"trial": trial, "step": progress.step}))
-        ray.tune.report(progress._asdict(), checkpoint=ray.tune.Checkpoint.from_directory(folder))
+        # Tune's word for the last report: no scheduler may change a trial that is finished.
+        last = {"done": True} if progress.finished else {}
+        ray.tune.report({**progress._asdict(), **last}, checkpoint=ray.tune.Checkpoint.from_directory(folder))

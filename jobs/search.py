@@ -52,17 +52,17 @@ def run(search: Search, retrain: bool = False) -> dict[str, Any]:
     with found.folder.lease.held(print):
         result = found.run()
     if retrain:
-        _retrain(found.folder)
+        _retrain(found.folder, search.config.resume)
     return result
 
 
-def _retrain(folder: RunFolder) -> None:
-    """Trains best.yaml as a plain run."""
+def _retrain(folder: RunFolder, resume: bool) -> None:
+    """Trains best.yaml as a plain run; `resume` as of the search."""
     from jobs import config
     from jobs.search_report import BEST
 
-    name = f"name={folder.name}-retrained"
-    driver.train(config.load([name, f"storage={folder.storage.url}"], str(folder.path / BEST)))
+    words = [f"name={folder.name}-retrained", f"storage={folder.storage.url}", f"resume={str(resume).lower()}"]
+    driver.train(config.load(words, str(folder.path / BEST)))
 
 
 class _Found:

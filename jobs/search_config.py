@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from jobs import config as configs
 from jobs.errors import ConfigError
@@ -36,8 +37,8 @@ class SearchSettings(Settings):
 
     `num_samples` trials are drawn; a grid is gone through once instead. A trial may be stopped (asha, median) or
     changed (population) after `grace_epochs`, and a population again after every further `grace_epochs`; asha keeps
-    one of `reduction_factor`. `max_failures` restarts a trial whose process was lost. Shares that are not given are
-    derived from the cluster.
+    one of `reduction_factor`. A trial that fails, for whatever reason, is tried again up to `max_failures` times, from
+    its newest checkpoint. Shares of a trial of one worker that are not given are derived from the cluster.
     """
 
     searcher: str = setting("random", one_of=("random", "grid", "optuna"))
@@ -146,11 +147,11 @@ def load(overrides: list[str], file: str | None = None) -> Search:
     """
     ours = [word for word in overrides if word.partition("=")[0].split(".")[0] == "search"]
     words = [word for word in overrides if word not in ours]
-    given: dict[str, str] = dict(word.partition("=")[::2] for word in ours)
-    started_from: dict[str, Any] = _plain(read_yaml(local_file(file))).get("search") or {} if file else {}
+    given = dict(_value(word) for word in ours)
+    started_from = _section(file) if file else {}
     chosen = given.pop("search", None) or started_from.pop("name", _DEFAULT)
     if chosen not in (names := members("search")):
-        raise ConfigError(f"search: expected one of {', '.join(names)}; got {chosen!r}{nearest(chosen, names)}")
+        raise ConfigError(f"search: expected one of {', '.join(names)}; got {chosen!r}{nearest(str(chosen), names)}")
     member = _plain(read_yaml(CONFIGS / "search" / f"{chosen}.yaml"))
     section = _merged(member.pop("search", {}), started_from, given)
     space = tuple(dimension(key, value) for key, value in section.pop("space").items() if value is not None)
@@ -169,16 +170,35 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return values
 
 
-def _merged(member: dict[str, Any], file: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
+def _section(file: str) -> dict[str, Any]:
+    """What a file says of the search; nothing is fine."""
+    section = _plain(read_yaml(local_file(file))).get("search") or {}
+    space = section.get("space") or {} if isinstance(section, dict) else {}
+    if not isinstance(section, dict) or not isinstance(space, dict):
+        raise ConfigError(
+            f"{file}: expected search: {{name: {_DEFAULT}, space: {{KEY: {{KIND: [values]}}}}, KEY: VALUE}}, got "
+            f"{section!r}"
+        )
+    return {**section, "space": space}
+
+
+def _value(word: str) -> tuple[str, Any]:
+    """Key and value of one word of the command line, read as those of a run are."""
+    key, equals, text = word.partition("=")
+    if not equals:
+        raise ConfigError(f"{word}: expected search=MEMBER or search.KEY=VALUE, as in search.num_samples=20")
+    try:
+        return key, _plain(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{key}: cannot read {text}: {one_line(error)}") from error
+
+
+def _merged(member: dict[str, Any], file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """One section out of the member, a file and the command line; a space's entries replace each other whole."""
     section: dict[str, Any] = {**member, **file}
-    section["space"] = {**member.get("space", {}), **(file.get("space") or {})}
-    for word, text in given.items():
+    section["space"] = {**member.get("space", {}), **file.get("space", {})}
+    for word, value in given.items():
         key = word.removeprefix("search.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{word}: cannot read {text}: {one_line(error)}") from error
         if key.startswith("space."):
             section["space"][key.removeprefix("space.")] = value
         else:
@@ -223,8 +243,9 @@ def _check(search: Search) -> None:
             "dataset.validation_per_class: a search chooses by validation labels; set it to "
             f"{ENOUGH_VALIDATION} or more"
         )
-    if config.debug.steps is not None:
+    if config.debug.steps is not None:  # so debug.overfit_batch is refused, too
         raise ConfigError("debug.steps: ends a run without a result, so there is nothing to choose by; leave it out")
+    _check_shares(search)
     _check_keys(search)
     _check_together(search)
     for values in search.corners():
@@ -238,6 +259,29 @@ def _check(search: Search) -> None:
             f"evaluation.every: expected at most search.grace_epochs={search.grace_epochs}, or {settings.scheduler} "
             f"has nothing to choose by, got {config.evaluation.every}"
         )
+    if settings.scheduler != "none" and search.grace_epochs >= search.most_epochs:
+        raise ConfigError(
+            f"search.grace_epochs: expected less than trainer.epochs={search.most_epochs}, or {settings.scheduler} has "
+            f"nothing to do, got {search.grace_epochs}"
+        )
+
+
+def _check_shares(search: Search) -> None:
+    """Each kind of trial has its own keys for shares."""
+    settings, runtime = search.settings, search.config.runtime
+    cpus, gpus = settings.cpus_per_trial, settings.gpus_per_trial
+    if search.several_workers:
+        given, instead = {"search.cpus_per_trial": cpus, "search.gpus_per_trial": gpus}, "runtime.{}_per_worker"
+    else:
+        given = {"runtime.cpus_per_worker": runtime.cpus_per_worker, "runtime.gpus_per_worker": runtime.gpus_per_worker}
+        instead = "search.{}_per_trial"
+    for key, value in given.items():
+        if value is not None:
+            kind = "several workers" if search.several_workers else "one worker"
+            resource = "cpus" if "cpus" in key else "gpus"
+            raise ConfigError(f"{key}={value:g}: trials of {kind} take their share from {instead.format(resource)}")
+    if gpus and gpus > 1 and gpus != int(gpus):
+        raise ConfigError(f"search.gpus_per_trial: expected a part of one GPU or a whole number, got {gpus:g}")
 
 
 def _check_keys(search: Search) -> None:
@@ -271,6 +315,16 @@ def _check_together(search: Search) -> None:
         raise ConfigError(f"search.searcher: a population draws at random; got {settings.searcher}")
     if settings.num_samples < 2:
         raise ConfigError("search.num_samples: a population needs at least 2")
+    if settings.max_concurrent:
+        raise ConfigError(
+            "search.max_concurrent: all members of a population live at once and take turns; leave it out, and set "
+            "search.cpus_per_trial for fewer at a time"
+        )
+    if search.grace_epochs % search.config.checkpoint.every:
+        raise ConfigError(
+            f"checkpoint.every: a population takes up checkpoints of every {search.grace_epochs} epochs "
+            f"(search.grace_epochs), so expected a divisor of that, got {search.config.checkpoint.every}"
+        )
     fixed = [each.key for each in search.space if each.key not in TUNABLE]
     if fixed:
         raise ConfigError(

@@ -47,13 +47,19 @@ class Dimension:
 
         if self.kind == "randint":
             return tune.randint(self.values[0], self.values[1] + 1)  # Tune leaves the upper end out
+        if self.kind == "quniform" and all(isinstance(value, int) for value in self.values):
+            return tune.qrandint(*self.values)
         if self.kind in _LISTS:
             return tune.choice(list(self.values)) if self.kind == "choice" else tune.grid_search(list(self.values))
         return getattr(tune, self.kind)(*self.values)
 
     def clamped(self, value: Any) -> Any:
-        """The nearest value within the range."""
-        return value if self.kind in _LISTS else min(max(value, self.values[0]), self.values[1])
+        """The nearest value within the range and on its steps."""
+        if self.kind in _LISTS:
+            return value
+        if self.kind == "quniform":
+            value = round(value / self.values[2]) * self.values[2]
+        return min(max(value, self.values[0]), self.values[1])
 
 
 def dimension(key: str, given: Any) -> Dimension:

@@ -4,11 +4,11 @@ import dataclasses
 import json
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.checkpoint import Checkpoint, Spool
-from jobs.errors import ConfigError
 from jobs.folder import RunFolder
 from jobs.lease import Lease
 from jobs.quiet import quiet_environment
@@ -19,10 +19,12 @@ from jobs.selection import Selection
 from jobs.storage import open_storage, write_text
 from jobs.tracking import read_rows
 from jobs.watchdog import Watchdog
+from semisup_core.errors import DataError
 
 LOG, CHANGES = "log.txt", "changes.jsonl"
 # A function that is told to stop leaves after its save; a process whose function did not leave cannot be used again.
 LEAVE_SECONDS = 60
+_SAVE_SECONDS = 60.0  # that a save beside training may take
 
 
 class Job(NamedTuple):
@@ -89,11 +91,10 @@ def run_trial(values: dict[str, Any], job: Job) -> None:
 
     keras.backend.clear_session()  # the process may have had another trial before
     with open(folder.path / LOG, "a") as log:
-        print(f"process {os.getpid()} on {platform.node()}: {values}", file=log, flush=True)
+        print(_introduced(values), file=log, flush=True)
         watchdog = Watchdog(config.runtime.hang_seconds, folder.stacks, "trial")
-        worker_loop(
-            _monitored(config), folder, job.store, TuneRuntime(folder.name, job.cpus, log, watchdog), test=False
-        )
+        runtime = TuneRuntime(folder.name, job.cpus, log, watchdog)
+        worker_loop(_as_trial(config, job.search), folder, job.store, runtime, test=False)
 
 
 def run_trial_of_several(values: dict[str, Any], job: Job) -> None:
@@ -113,11 +114,18 @@ def run_trial_of_several(values: dict[str, Any], job: Job) -> None:
         def say(line: str) -> None:
             print(line, file=log, flush=True)
 
+        say(_introduced(values))
+
         def listen(measured: list[Progress]) -> None:
             for progress in measured:
                 report_to_tune(folder.name, progress)
 
-        fit_workers(_monitored(config), folder, job.store, job.cpus, int(job.gpus), test=False, say=say, listen=listen)
+        config = _as_trial(config, job.search)
+        fit_workers(config, folder, job.store, job.cpus, int(job.gpus), test=False, say=say, listen=listen)
+
+
+def _introduced(values: dict[str, Any]) -> str:
+    return f"process {os.getpid()} on {platform.node()}: {values}"
 
 
 def _begin(values: dict[str, Any], job: Job) -> tuple[RunFolder | None, RunConfig]:
@@ -127,24 +135,27 @@ def _begin(values: dict[str, Any], job: Job) -> tuple[RunFolder | None, RunConfi
     name = ray.tune.get_context().get_trial_name()
     config, folder = job.config(name, values), job.folder(name)
     folder.lease.check()
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(LEAVE_SECONDS)  # Tune reads it in this process
+    # Tune reads it in this process.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(int(max(LEAVE_SECONDS, 2 * config.runtime.grace_seconds)))
     folder.fetch()
-    summary = folder.finished()
-    if summary and summary.get("progress"):
-        report_to_tune(name, Progress(**summary["progress"]))
-        return None, config
-    source = _source()
+    source, summary = _source(), folder.finished()
     if source and source["trial"] != name:
         _go_on_from(job.folder(source["trial"]), source["step"], folder, values)
-        folder.forget_config()
+    elif summary and summary.get("progress"):
+        report_to_tune(name, Progress(**summary["progress"]))
+        return None, config
     folder.describe(config, job.contents, job.split, job.initial)
     return folder, config
 
 
-def _monitored(config: RunConfig) -> RunConfig:
-    """A trial measures nothing but what trials are compared by."""
+def _as_trial(config: RunConfig, search: Search) -> RunConfig:
+    """A trial measures nothing but what trials are compared by, and keeps what a population may take up."""
     only = dataclasses.replace(config.evaluation, protocols=(config.evaluation.monitor,))
-    return dataclasses.replace(config, evaluation=only)
+    checkpoint = config.checkpoint
+    if search.settings.scheduler == "population" and not isinstance(checkpoint.keep, str):
+        # Tune names a checkpoint that is at most two rounds old; each epoch of them may have one.
+        checkpoint = dataclasses.replace(checkpoint, keep=max(checkpoint.keep, 2 * search.grace_epochs + 1))
+    return dataclasses.replace(config, evaluation=only, checkpoint=checkpoint)
 
 
 def _source() -> dict[str, Any] | None:
@@ -161,14 +172,16 @@ def _source() -> dict[str, Any] | None:
 def _go_on_from(other: RunFolder, step: int, folder: RunFolder, values: dict[str, Any]) -> None:
     """Gives a trial of a population another one's weights, with the log that led to them.
 
-    What was selected so far was trained with other values, so selection begins anew.
+    What was selected or finished so far was trained with other values, so selection begins anew.
 
     Raises:
-        ConfigError: the other one has no checkpoint.
+        DataError: the other one's checkpoint is gone.
     """
-    found = other.checkpoints.open_step(step) or other.checkpoints.newest(lambda line: None)
-    if found is None:
-        raise ConfigError(f"{other.url}: expected a checkpoint to go on from, found none")
+    until = time.monotonic() + _SAVE_SECONDS
+    while (found := other.checkpoints.open_step(step)) is None:
+        if time.monotonic() > until:
+            raise DataError(f"{other.url}: expected a checkpoint of step {step} to go on from, found none")
+        time.sleep(1)  # it is written beside the other one's training
     other.storage.fetch(other.metrics)
     spool = found.spool()
     after = spool.after if spool else found.step
@@ -177,6 +190,7 @@ def _go_on_from(other: RunFolder, step: int, folder: RunFolder, values: dict[str
     changes = folder.path / CHANGES
     earlier = changes.read_text() if changes.exists() else ""
     folder.path.mkdir(parents=True, exist_ok=True)
+    folder.forget_result()
     replace_all(folder, found, Spool(0, [*rows, {"step": found.step, "population/from": other.name}]))
     write_text(changes, earlier + json.dumps(change) + "\n")
 

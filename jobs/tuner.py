@@ -19,8 +19,11 @@ from ray import tune
 from ray.train._internal.session import get_session
 from ray.tune.progress_reporter import ProgressReporter
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining
+from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
+from jobs.cluster import free_lost_groups
+from jobs.errors import UnavailableError
 from jobs.search_config import Search
 from jobs.search_space import Dimension
 from jobs.search_table import LiveTable, Row, short_names, value_text
@@ -52,11 +55,15 @@ def run_trials(job: Job, folder: Path, storage: Storage, slots: int, live: LiveT
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output takes no reporter
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # its CSV, JSON and TensorBoard files
-    random.seed(job.search.settings.seed)  # a population draws from Python's own
+    if job.search.settings.scheduler == "population":
+        random.seed(job.search.settings.seed)  # it draws from Python's own
+        slots = job.search.trials  # all members live, and take turns
     with signals_ask() as asked, _logged(folder / LOG), _interruptible():
-        reporter = _Reporter(live, asked)
+        reporter = _Reporter(live, asked, job.search.several_workers)
         tuner = _tuner(job, folder, storage, slots)
-        tuner._local_tuner.get_run_config().progress_reporter = reporter  # here, for a tuner is pickled when it is made
+        run_config = tuner._local_tuner.get_run_config()
+        run_config.progress_reporter = reporter  # here, for a tuner is pickled when it is made
+        run_config.failure_config = tune.FailureConfig(max_failures=job.search.settings.max_failures)
         tuner.fit()
     storage.send(folder / LOG)
     return reporter.rows, asked.is_set()
@@ -64,8 +71,8 @@ def run_trials(job: Job, folder: Path, storage: Storage, slots: int, live: LiveT
 
 def _tuner(job: Job, folder: Path, storage: Storage, slots: int) -> tune.Tuner:
     """A tuner that goes on from its record where there is a good one."""
-    trainable = _trainable(job)
-    if restored := _restored(trainable, folder / TUNE, storage):
+    trainable, searcher = _trainable(job), _searcher(job.search, slots)
+    if restored := _restored(trainable, searcher, folder / TUNE, storage):
         return restored
     storage.remove(folder / TUNE)
     above = storage.for_ray(folder)
@@ -73,7 +80,7 @@ def _tuner(job: Job, folder: Path, storage: Storage, slots: int) -> tune.Tuner:
         trainable,
         param_space={each.key: each.domain() for each in job.search.space},
         tune_config=tune.TuneConfig(
-            search_alg=_searcher(job.search, slots),
+            search_alg=searcher,
             scheduler=_scheduler(job.search),
             num_samples=1 if job.search.settings.searcher == "grid" else job.search.settings.num_samples,
             metric=_metric(job.search),
@@ -86,29 +93,38 @@ def _tuner(job: Job, folder: Path, storage: Storage, slots: int) -> tune.Tuner:
             name=TUNE,
             **above,
             verbose=1,
-            failure_config=tune.FailureConfig(max_failures=job.search.settings.max_failures),
-            # A population may take up any recent one.
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=10),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=10),  # a population may take up any recent one
         ),
     )
 
 
 def measured(job: Job, best: Row) -> dict[str, Any]:
-    """Measures the best trial on test in a process with the share of a trial; returns its summary."""
-    task = ray.remote(num_cpus=job.cpus, num_gpus=job.gpus, max_retries=0)(measure_winner)
-    try:
-        ray.get(task.remote(job, best.trial, best.values))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
+    """The summary of the best trial, measured on test in a process with the share of a trial if it is not measured yet.
+
+    Raises:
+        UnavailableError: the process was lost.
+    """
     folder = job.folder(best.trial)
     folder.fetch()
+    if not (folder.finished() or {}).get("test"):
+        task = ray.remote(num_cpus=job.cpus, num_gpus=job.gpus, max_retries=0)(measure_winner)
+        try:
+            ray.get(task.remote(job, best.trial, best.values))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            raise UnavailableError(
+                f"{best.trial}: the process that measured it on test was lost ({_first_line(error)}); the same command "
+                "measures it again"
+            ) from error
+        folder.fetch()
     summary = folder.finished()
     assert summary is not None  # the task has written it
     return summary
 
 
-def _restored(trainable: Any, record: Path, storage: Storage) -> tune.Tuner | None:
-    """A tuner that goes on from what Tune wrote, or None.
+def _restored(trainable: Any, searcher: Any, record: Path, storage: Storage) -> tune.Tuner | None:
+    """A tuner that goes on from what Tune wrote, or None; trials that failed are tried again.
 
     Without trials in its state, Tune would search a single one without values, and say so in its log only.
     """
@@ -118,9 +134,15 @@ def _restored(trainable: Any, record: Path, storage: Storage) -> tune.Tuner | No
     place = storage.for_ray(record)
     files = place.get("storage_filesystem")
     try:
-        if not json.loads(storage.read(record / max(states)) or b"")["trial_data"]:
+        known = [json.loads(state) for state, _ in json.loads(storage.read(record / max(states)) or b"")["trial_data"]]
+        if not known:
             return None
-        return tune.Tuner.restore(place["storage_path"], trainable, storage_filesystem=files, resume_unfinished=True)
+        tuner = tune.Tuner.restore(place["storage_path"], trainable, storage_filesystem=files, resume_errored=True)
+        # The record's searcher has the number of slots of another time, and Optuna's forgets which trials take one.
+        if isinstance(searcher, ConcurrencyLimiter):
+            searcher.live_trials |= {state["trial_id"] for state in known if state["status"] != "TERMINATED"}
+        tuner._local_tuner._tune_config.search_alg = searcher
+        return tuner
     except Exception as error:  # whatever JSON and pickle make of a cut file
         print(
             f"Ray Tune's record of this search is damaged ({type(error).__name__}): the search begins anew, and trials "
@@ -137,11 +159,18 @@ def _metric(search: Search) -> str:
 def _searcher(search: Search, slots: int) -> Any:
     settings = search.settings
     if settings.searcher == "optuna":
-        from ray.tune.search import ConcurrencyLimiter
         from ray.tune.search.optuna import OptunaSearch
 
         return ConcurrencyLimiter(OptunaSearch(seed=settings.seed), max_concurrent=slots)
-    return BasicVariantGenerator(max_concurrent=slots, random_state=settings.seed)
+    return _Drawn(max_concurrent=slots, random_state=settings.seed)
+
+
+class _Drawn(BasicVariantGenerator):
+    """Random draws and grids, with as many trials at a time as there is room for now, whatever a record says."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a record."""
+        super().set_state({**state, "max_concurrent": self.max_concurrent})
 
 
 def _scheduler(search: Search) -> Any:
@@ -149,7 +178,7 @@ def _scheduler(search: Search) -> Any:
     if settings.scheduler == "asha":
         return AsyncHyperBandScheduler(
             time_attr=_TIME,
-            max_t=max(most, grace + 1),
+            max_t=most,
             grace_period=grace,
             reduction_factor=settings.reduction_factor,
         )
@@ -179,7 +208,7 @@ class _EndsInOrder:
 
     def cleanup(self) -> None:
         """Waits, then does what Tune does."""
-        get_session().finish(timeout=LEAVE_SECONDS)
+        get_session().finish(timeout=int(os.environ.get("TUNE_FUNCTION_THREAD_TIMEOUT_S", LEAVE_SECONDS)))
         super().cleanup()  # type: ignore[misc]
 
 
@@ -204,8 +233,9 @@ def _trial_name(trial: Any) -> str:
 class _Reporter(ProgressReporter):
     """Follows the trials, passes a signal on to Tune, and keeps what they were before Tune cleans up."""
 
-    def __init__(self, live: LiveTable, asked: threading.Event) -> None:
+    def __init__(self, live: LiveTable, asked: threading.Event, several_workers: bool) -> None:
         self.rows: list[Row] = []
+        self._several_workers = several_workers
         self._live, self._asked, self._passed_on, self._looked = live, asked, False, 0.0
 
     def should_report(self, trials: list[Any], done: bool = False) -> bool:
@@ -219,6 +249,8 @@ class _Reporter(ProgressReporter):
             self._looked = time.monotonic()
             self.rows = [_row(trial) for trial in trials]
             self._live.show(self.rows)
+            if self._several_workers:
+                free_lost_groups()
         return False
 
     def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
@@ -240,9 +272,16 @@ def _last_words(trial: Any) -> str:
     if error is None:
         return f"Ray Tune gave no reason; see {LOG}"
     cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
-    words = lines[0] if isinstance(error, ray.exceptions.RayActorError) else lines[-1]
+    words = _first_line(error) if isinstance(error, ray.exceptions.RayActorError) else _lines(cause)[-1]
     return re.sub(r"^(\w+\.)+", "", words)  # the module of an exception
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+
+
+def _first_line(error: BaseException) -> str:
+    return _lines(error)[0]
 
 
 @contextmanager

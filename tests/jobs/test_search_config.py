@@ -56,6 +56,42 @@ def test_a_name_follows_what_is_searched_and_not_where():
     assert len({name, *(search_config.load(words).name({}) for words in others)}) == 4
 
 
+def test_numbers_of_the_command_line_are_read_as_those_of_a_file():
+    search = search_config.load(["search.space.optimizer.learning_rate={loguniform: [1e-4, 1e-2]}"])
+    assert [each.values for each in search.space if each.key == "optimizer.learning_rate"] == [(1e-4, 1e-2)]
+
+
+def test_whole_steps_are_whole_numbers():
+    domain = dimension("a", {"quniform": [8, 16, 4]}).domain()
+    drawn = [domain.sample() for _ in range(60)]
+    assert set(drawn) == {8, 12, 16} and all(isinstance(value, int) for value in drawn)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("search: population", "got 'population'"),
+        ("search: [population]", "got ['population']"),
+        ("search: {space: wide}", "got {'space': 'wide'}"),
+        ("search: {name: [population]}", "search: expected one of"),
+        ("search: {space: {encoder.width: 8}}", "search.space.encoder.width: expected {KIND: [values]}"),
+    ],
+)
+def test_a_section_of_another_form_is_refused(text, expected, tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        search_config.load([], str(file))
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["search: null", "search: {space: null}", "seed: 3"])
+def test_a_file_need_not_say_anything_of_the_search(text, tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text(text)
+    assert search_config.load([], str(file)).space == search_config.load([]).space
+
+
 @pytest.mark.parametrize(
     "words, expected",
     [
@@ -100,6 +136,17 @@ def test_a_name_follows_what_is_searched_and_not_where():
         (["debug.steps=4"], "debug.steps"),
         (["search.scheduler=asha", "search.grace_epochs=2", "evaluation.every=5"], "has nothing to choose by"),
         (["method=cross_entropy"], "search.space.method.temperature: no such key"),
+        (["search"], "search: expected search=MEMBER"),
+        (["search.num_samples"], "search.num_samples: expected search=MEMBER"),
+        (["search.scheduler=asha", "search.grace_epochs=4", "trainer.epochs=4"], "less than trainer.epochs=4"),
+        (["search=population", "search.max_concurrent=1"], "members of a population live at once"),
+        (["search=population", "search.grace_epochs=5", "checkpoint.every=2"], "expected a divisor of that, got 2"),
+        (["runtime.cpus_per_worker=2"], "trials of one worker take their share from search.cpus_per_trial"),
+        (
+            ["runtime.num_workers=2", "search.gpus_per_trial=1"],
+            "trials of several workers take their share from runtime.gpus_per_worker",
+        ),
+        (["search.gpus_per_trial=1.5"], "expected a part of one GPU or a whole number"),
         (["trainer.epochs=0"], "trainer.epochs: expected a value at least 1"),
     ],
 )
@@ -115,6 +162,7 @@ def test_what_cannot_be_searched_is_refused(words, expected):
         ("a", {"uniform": [0, 2]}, 2.4, 2),
         ("a", {"loguniform": [0.1, 1.0]}, 0.05, 0.1),
         ("a", {"choice": [1, 2]}, 2, 2),
+        ("a", {"quniform": [0.5, 2.0, 0.5]}, 1.2, 1.0),
     ],
 )
 def test_a_population_stays_within_its_ranges(key, given, value, clamped):
@@ -131,6 +179,7 @@ def test_both_ends_of_randint_are_drawn():
     [
         ([], [(2.0, 0)], (1.0, 0, 2)),
         ([], [(64.0, 0)], (4.0, 0, 16)),  # 16 trials
+        ([], [(64.0, 0), (64.0, 0)], (8.0, 0, 16)),
         ([], [(64.0, 8), (4.0, 0)], (8.0, 1, 8)),
         (["search.gpus_per_trial=0.5"], [(64.0, 8)], (4.0, 0.5, 16)),
         (["search.cpus_per_trial=3", "search.max_concurrent=1"], [(8.0, 0)], (3.0, 0, 1)),

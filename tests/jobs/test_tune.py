@@ -189,11 +189,23 @@ def test_trials_that_fail_do_not_end_a_search(tmp_path):
     assert "2 finished, 0 stopped, 4 failed" in output and "Traceback" not in output
 
 
-def test_a_search_of_which_all_trials_fail_is_exit_1(tmp_path):
-    code, output = Job(tmp_path, "optimizer.name=sgd", *rates(1e30, 1e31)).end()
+def test_a_search_of_which_all_trials_fail_is_exit_1_and_tries_them_again(tmp_path):
+    words = ["optimizer.name=sgd", *rates(1e30, 0.001)]
+    first = Job(tmp_path, *words)
+    first.wait_for((first.search / "search_identity.json").exists)
+    in_the_way = first.search / "0001-learning_rate_0.001"
+    in_the_way.write_text("")
+    code, output = first.end()
     assert code == 1, output
-    assert "all 2 trials failed: NumericalError: the loss of step" in output.splitlines()[-1]
-    assert not (tmp_path / "search" / "best.yaml").exists()
+    assert "all 2 trials failed: " in output.splitlines()[-1] and "NumericalError: the loss of step" in output
+    assert not (first.search / "best.yaml").exists()
+    in_the_way.unlink()
+    code, output = Job(tmp_path, *words).end()
+    assert code == 0, output
+    assert {number: row["state"] for number, row in rows_of(first.search).items()} == {
+        "0000": "failed",
+        "0001": "finished",
+    }
 
 
 @pytest.mark.parametrize("record", ["whole", pytest.param("damaged", marks=pytest.mark.slow)])
@@ -224,14 +236,23 @@ def test_a_signal_ends_a_search_and_the_same_command_goes_on_and_retrains(tmp_pa
     code, output = first.end()
     assert code == 130 and "stopped by the user" in output, output
     assert not (first.search / "search.json").exists()
-    second = Job(tmp_path, *words, "--retrain")
+    second = Job(tmp_path, words[0], "search.max_concurrent=2", "--retrain")
     code, output = second.end()
     assert code == 0, output
     assert starts(first.search)["0000"] == 1 and "damaged" not in output
+    assert "2 at a time" in output
     best = next(iter(rows_of(first.search).values()))
     retrained = config.load([], str(tmp_path / "search-retrained" / "config.yaml"))
     assert retrained.method.temperature == float(best["method.temperature"])
     assert json.loads((tmp_path / "search-retrained" / "summary.json").read_text())["complete"]
+
+
+def test_a_record_does_not_say_how_many_trials_run_at_a_time():
+    from jobs.tuner import _Drawn
+
+    earlier, now = _Drawn(max_concurrent=1), _Drawn(max_concurrent=3)
+    now.set_state(earlier.get_state())
+    assert now.max_concurrent == 3
 
 
 @pytest.mark.slow
@@ -264,6 +285,9 @@ def check_population(search, output, trials):
     """Changes are told, values stay in range, logs and selections are of the line that led to the weights."""
     found = rows_of(search)
     assert len(found) == trials and {row["state"] for row in found.values()} == {"finished"}, output
+    for row in found.values():
+        shown = config.load([], str(search / row["trial"] / "config.yaml"))
+        assert shown.optimizer.learning_rate == float(row["optimizer.learning_rate"])
     changed = list(search.glob("*/changes.jsonl"))
     assert changed, output
     for file in changed:
@@ -318,6 +342,18 @@ def test_trials_of_two_workers(tmp_path):
     assert "stopped" in {row["state"] for row in found.values()}
     split = json.loads((tmp_path / "search" / found["0000"]["trial"] / "environment.json").read_text())
     assert split["replicas"] == 2
+
+
+@pytest.mark.slow
+def test_a_killed_trial_of_two_workers_gives_back_its_cores(tmp_path):
+    job = Job(tmp_path, *rates(0.001, 0.002), "runtime.num_workers=2", "search.cpus_per_trial=null")
+    log = job.search / "0000-learning_rate_0.001" / "log.txt"
+    job.wait_for(lambda: log.exists() and "epoch 1/4" in log.read_text())
+    os.kill(job.process_of(0), signal.SIGKILL)
+    code, output = job.end(280)
+    assert code == 0, output
+    states = {number: row["state"] for number, row in rows_of(job.search).items()}
+    assert states == {"0000": "failed", "0001": "finished"}, output
 
 
 @pytest.mark.slow
