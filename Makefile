@@ -25,8 +25,8 @@ train: $(STAMP) ## train on the bundled digits; overrides with ARGS="key=value �
 tune: $(STAMP) ## search for better settings on the digits; overrides with ARGS="key=value …"
 	@$(PY) -m jobs.tune search.scheduler=asha search.num_samples=12 $(ARGS)
 
-debug: $(STAMP) ## the same in one process, without Ray, eagerly, for a few steps
-	@$(PY) -m jobs.train runtime=local debug.eager=true debug.steps=4 resume=false name=debug $(ARGS)
+debug: $(STAMP) ## a few steps in this process, eagerly, with every check; overrides with ARGS="key=value …"
+	@$(PY) -m jobs.debug $(ARGS)
 
 test: $(STAMP) ## all tests that guard main
 	@$(PY) -m pytest -m "not slow and not faults" -n 2 --dist loadgroup $(ARGS)

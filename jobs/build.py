@@ -112,8 +112,12 @@ def build_iterator(
     rank: int,
     world_size: int,
     skipped: int = 0,
+    only_first: bool = False,
 ) -> Any:
-    """An endless iterator over the batches of this process's replicas, from one step on, after so many left out."""
+    """An endless iterator over the batches of this process's replicas, from one step on, after so many left out.
+
+    With `only_first`, it yields its first batch for ever.
+    """
     replicas = strategy.num_replicas_in_sync
     local = replicas // world_size
     return iter(
@@ -126,6 +130,7 @@ def build_iterator(
                 local_replicas=local,
                 first_replica=rank * local,
                 skipped=skipped,
+                only_first=only_first,
             )
         )
     )

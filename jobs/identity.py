@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from jobs.config import flat, to_dict
-from jobs.schema import RunConfig
+from jobs.schema import DebugConfig, RunConfig
 from semisup_core.data import SOURCE_SETTINGS
 
 # What may differ between two attempts at one and the same run; where its images come from is among it.
@@ -18,7 +18,6 @@ NOT_IDENTITY = (
     "resume",
     "runtime",
     "tracking",
-    "debug",
     "evaluation",
     "checkpoint",
     "groups",
@@ -29,6 +28,7 @@ NOT_IDENTITY = (
     "encoder.init",
     "dataset.corrupt_quota",
     *(f"dataset.{key}" for key in SOURCE_SETTINGS),
+    *(f"debug.{field.name}" for field in dataclasses.fields(DebugConfig) if field.name != "overfit_batch"),
 )
 
 

@@ -293,4 +293,5 @@ class Leader:
         self._saver.wait(last=True)
         where = f"stopped after step {self._trainer.step} of {self._plan.total_steps}"
         again = "the same command without it" if why == "debug.steps" else "the same command"
-        self._say(f"{where} ({why}); {again} goes on from here")
+        onward = f"; {again} goes on from here" if self._config.resume else ""
+        self._say(f"{where} ({why}){onward}")

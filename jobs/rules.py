@@ -37,6 +37,11 @@ def _check_place(config: RunConfig) -> None:
     if config.debug.logical_devices > 1 and config.runtime.workers[-1] > 1:
         raise ConfigError("debug.logical_devices: splits the CPU of one worker; set runtime.num_workers=1")
 
+    if config.debug.overfit_batch and config.debug.steps is None:
+        raise ConfigError(
+            "debug.overfit_batch: trains on one batch, which is no run to keep; expected debug.steps=200 or so"
+        )
+
 
 def _check_data(config: RunConfig) -> None:
     dataset = config.dataset

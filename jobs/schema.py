@@ -179,11 +179,20 @@ class TrackingConfig(Settings):
 
 @dataclass(frozen=True)
 class DebugConfig(Settings):
-    """Aids that must not change results: run eagerly, stop after so many steps, split the CPU into replicas."""
+    """Aids for someone who looks for a mistake.
+
+    Run eagerly; stop after so many steps; split the CPU into replicas; name the first operation whose result is not
+    finite; write the first batch as the loss sees it; leave a trace for TensorFlow's profiler. None of these changes
+    results. `overfit_batch` trains on the first batch alone, which must be learnt by heart.
+    """
 
     eager: bool = False
     steps: int | None = setting(None, at_least=1)
     logical_devices: int = setting(1, at_least=1, at_most=16)
+    check_numerics: bool = False
+    dump_batch: bool = False
+    profile: bool = False
+    overfit_batch: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from jobs.build import build_iterator, build_streams, build_training
 from jobs.checkpoint import Checkpoint
+from jobs.debugging import Debugging
 from jobs.folder import RunFolder
 from jobs.leader import Leader
 from jobs.plan import Plan, make_plan
@@ -34,7 +35,7 @@ def worker_loop(
 
     Raises:
         ConfigError: the batches do not fit the data or the replicas.
-        DataError: the store cannot be read.
+        DataError: the store cannot be read, or there is nothing to measure.
         NumericalError: a loss is not finite; names the step and the last good checkpoint.
         StorageError: too many checkpoints in a row could not be written.
         SupersededError: another attempt took the run over.
@@ -42,7 +43,7 @@ def worker_loop(
     started = time.perf_counter()
     set_threads(runtime.cpus)
     set_precision(config.trainer.precision)
-    strategy = make_strategy(runtime.world_size, config.debug.logical_devices)
+    strategy = make_strategy(runtime.world_size, config.debug.logical_devices, config.debug.eager)
     store = fetched_store(folder.storage, store_name)
     runtime.watch(LONGER)  # only now: the first time, a data set comes as fast as the network allows
     split = split_of(config, store)
@@ -54,6 +55,8 @@ def worker_loop(
         folder.fetch_initial_encoder()
     method, trainer = build_training(config, store, plan, strategy, folder.initial_encoder)
     restored = _restored(folder, runtime)
+    if restored is None and not train:
+        raise DataError(f"{folder.url}: expected a checkpoint to measure, found none that is usable")
     if restored:
         trainer.load_state(restored.state(), restored.step)
     streams = build_streams(config, store, split, plan)
@@ -99,6 +102,8 @@ class _Loop:
         self._strategy, self._plan, self._trainer, self._runtime = strategy, plan, trainer, runtime
         self._leader = leader
         self._skipped = restored.skipped if restored else []
+        least = config.method.smallest_loss(plan.unlabelled_batch, plan.labelled_batch, plan.classes_per_batch)
+        self._debugging = Debugging(config.debug, least, folder, trainer, runtime.say)
         self._last = min(plan.total_steps, config.debug.steps or plan.total_steps)
         self._wishes = Wishes(stop=False, save=False)  # of any worker
         self._saved_to_leave = False
@@ -115,6 +120,8 @@ class _Loop:
         Raises:
             NumericalError: a loss or a weight is not finite, and the run may not or cannot go back.
         """
+        if self._leader:
+            self._debugging.begin(self._iterator)
         stop = self._runtime.agree(self._leader.stopped is not None if self._leader else None)
         while not (stop or self._wishes.stop or self._trainer.step >= self._last):
             iterator = self._iterator()
@@ -127,6 +134,7 @@ class _Loop:
         if self._leader and paused:
             why = "a signal" if self._wishes.stop else "debug.steps"
             self._leader.pause(self._trainer.step // self._plan.steps_per_epoch, why)
+        self._debugging.end()
         return paused
 
     def _iterator(self) -> Any:
@@ -134,7 +142,8 @@ class _Loop:
         self._patience = LONGER
         skipped = sum(end - start for start, end in self._skipped)
         place = self._runtime.rank, self._runtime.world_size
-        return build_iterator(self._store, self._streams, self._strategy, self._trainer.step, *place, skipped)
+        where = self._store, self._streams, self._strategy, self._trainer.step
+        return build_iterator(*where, *place, skipped, only_first=self._config.debug.overfit_batch)
 
     def _epoch(self, iterator: Any, started: float) -> bool:
         """What is left of an epoch; returns whether training ends with it."""
@@ -162,7 +171,7 @@ class _Loop:
         """Some steps, and a checkpoint when a machine is about to leave."""
         first, trainer = self._trainer.step, self._trainer
         self._runtime.watch(self._patience)
-        logs = trainer.run(iterator, steps, self._runtime.wishes())
+        logs = self._debugging.run(iterator, steps, self._runtime.wishes())
         self._patience, self._wishes = 1.0, Wishes(*trainer.flags)
         if self._leader:
             self._leader.log(first, logs)

@@ -35,12 +35,13 @@ def device_names() -> list[str]:
     return [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus] or ["CPU"]
 
 
-def make_strategy(world_size: int = 1, logical_devices: int = 1) -> tf.distribute.Strategy:
+def make_strategy(world_size: int = 1, logical_devices: int = 1, eager: bool = False) -> tf.distribute.Strategy:
     """The strategy of this process: mirrored over its devices, multi-worker when there are several processes.
 
     Args:
         world_size: processes in all; beyond 1, TF_CONFIG must describe them.
         logical_devices: parts into which the CPU is split when there is no GPU.
+        eager: of a single device, compute in the calling thread, the only one that a debugger stops in.
 
     Raises:
         ValueError: the CPU is already split into fewer parts, or there are GPUs to use instead.
@@ -55,10 +56,10 @@ def make_strategy(world_size: int = 1, logical_devices: int = 1) -> tf.distribut
     os.environ.pop("TF_CONFIG", None)
     if gpus and logical_devices > 1:
         raise ValueError(f"expected no GPU when the CPU is split into {logical_devices}, found {len(gpus)}")
-    if gpus:
-        return _mirrored(tuple(f"GPU:{i}" for i in range(len(gpus))))
-    _split_cpu(logical_devices)
-    return _mirrored(tuple(f"CPU:{i}" for i in range(logical_devices)))
+    if not gpus:
+        _split_cpu(logical_devices)
+    devices = tuple(f"GPU:{i}" for i in range(len(gpus))) or tuple(f"CPU:{i}" for i in range(logical_devices))
+    return tf.distribute.OneDeviceStrategy(devices[0]) if eager and len(devices) == 1 else _mirrored(devices)
 
 
 @cache

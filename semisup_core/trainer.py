@@ -57,7 +57,7 @@ class Trainer:
         self._policies, self._image_size, self._seed = policies, image_size, seed
         self._total_steps, self._clip, self._replica = total_steps, clip, Replica()
         self._names: list[str] = []
-        self._run_steps = self._loop if eager else tf.function(self._loop, reduce_retracing=True)
+        self._run_steps = self._each_step if eager else tf.function(self._loop, reduce_retracing=True)
         self._eager = eager
 
     def run(self, iterator: Any, steps: int, flags: Sequence[bool] = ()) -> dict[str, np.ndarray]:
@@ -85,6 +85,16 @@ class Trainer:
         self.step += steps
         return logs
 
+    def see(self, iterator: Any) -> Batch:
+        """The next batch as the loss sees it, of the first replica in this process, as arrays; takes no step."""
+
+        def augmented(elements: dict[str, Tensor]) -> Batch:
+            batch = self._augmented(elements)
+            return batch._replace(labels=() if batch.labels is None else batch.labels)  # None cannot be collected
+
+        seen = self._strategy.run(augmented, args=(next(iterator),))
+        return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0].numpy(), seen)
+
     def learning_rate(self) -> float:
         """The learning rate of the next step, before any group's own factor."""
         return self._optimizer.learning_rate(self.step)
@@ -107,6 +117,11 @@ class Trainer:
             values = self._strategy.run(step, args=(next(iterator), flags))
             rows = rows.write(i, self._strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
         return rows.stack()
+
+    def _each_step(self, iterator: Any, steps: int, flags: Tensor) -> Tensor:
+        """`_loop`, one step after the other."""
+        rows = [self._strategy.run(self._train_step, args=(next(iterator), flags)) for _ in range(steps)]
+        return tf.stack([self._strategy.reduce(tf.distribute.ReduceOp.MEAN, row, axis=None) for row in rows])
 
     def _train_step(self, elements: dict[str, Tensor], flags: Tensor) -> Tensor:
         step = elements["step"]

@@ -27,6 +27,7 @@ def batches(
     local_replicas: int,
     first_replica: int,
     skipped: int = 0,
+    only_first: bool = False,
     ahead: int = _AHEAD,
 ) -> tf.data.Dataset:
     """The shares of this process's replicas, endlessly from one step on.
@@ -39,6 +40,7 @@ def batches(
         local_replicas: replicas of this process.
         first_replica: global index of this process's first replica.
         skipped: batches left out before this step: step k has batch k + skipped of each stream.
+        only_first: yield the first step's batch for ever.
         ahead: elements to prepare in advance.
 
     Returns:
@@ -67,6 +69,8 @@ def batches(
         return dict(zip(names, values, strict=True))
 
     elements = tf.data.Dataset.counter()  # endless: a finite one costs an all-reduce a step to agree on its end
+    if only_first:
+        elements = elements.take(local_replicas).repeat()
     return elements.map(load, num_parallel_calls=_READERS, deterministic=True).prefetch(ahead).with_options(_options())
 
 

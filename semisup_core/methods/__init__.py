@@ -4,6 +4,7 @@ Beside its settings, a params class says which `pools` of images its method draw
 classifier of its own; the contract tests hold both against the method itself.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,27 @@ from semisup_core.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class CrossEntropyParams(Settings):
+class MethodParams(Settings):
+    """What every method's settings class derives from."""
+
+    def smallest_loss(self, unlabelled: int, labelled: int, num_classes: int) -> float:
+        """About the least mean loss that one batch can have; most losses go down to 0.
+
+        Args:
+            unlabelled: B, its unlabelled images.
+            labelled: S, its labelled images.
+            num_classes: among them.
+        """
+        return 0.0
+
+
+def _contrastive_floor(others: float, cosine: float, temperature: float) -> float:
+    """Softmax cross-entropy of a positive at cosine 1 among `others` times as many negatives at `cosine`."""
+    return math.log1p(others * math.exp((cosine - 1) / temperature))
+
+
+@dataclass(frozen=True)
+class CrossEntropyParams(MethodParams):
     """Settings of `cross_entropy`.
 
     `label_smoothing` moves this share of the target to all classes; `view` is the policy of the labelled images;
@@ -29,7 +50,7 @@ class CrossEntropyParams(Settings):
 
 
 @dataclass(frozen=True)
-class InfoNCEParams(Settings):
+class InfoNCEParams(MethodParams):
     """Settings of `info_nce`.
 
     `temperature` divides cosine similarities;
@@ -42,9 +63,13 @@ class InfoNCEParams(Settings):
     temperature: float = setting(0.1, above=0.0, at_most=10.0)
     projection: tuple[int, ...] = setting((), at_least=1)
 
+    def smallest_loss(self, unlabelled: int, labelled: int, num_classes: int) -> float:
+        """Both views of an image alike, images as far from each other as so many directions can be (a simplex)."""
+        return _contrastive_floor(unlabelled - 1, -1 / max(unlabelled - 1, 1), self.temperature)
+
 
 @dataclass(frozen=True)
-class SimclrParams(Settings):
+class SimclrParams(MethodParams):
     """Settings of `simclr`.
 
     `temperature` divides cosine similarities; `projection` lists the widths of the projection head;
@@ -60,9 +85,14 @@ class SimclrParams(Settings):
     projection_norm: bool = True
     negatives: str = setting("both_views", one_of=("both_views", "other_view"))
 
+    def smallest_loss(self, unlabelled: int, labelled: int, num_classes: int) -> float:
+        """As that of InfoNCE, with the negatives of one view or two."""
+        views = 2 if self.negatives == "both_views" else 1
+        return _contrastive_floor(views * (unlabelled - 1), -1 / max(unlabelled - 1, 1), self.temperature)
+
 
 @dataclass(frozen=True)
-class PawsParams(Settings):
+class PawsParams(MethodParams):
     """Settings of `paws`.
 
     `temperature` divides cosine similarities; `sharpening` is the T of targets, 1 for none; `label_smoothing` moves
@@ -81,9 +111,13 @@ class PawsParams(Settings):
     support_views: int = setting(1, at_least=1, at_most=4)
     projection: tuple[int, ...] = setting((), at_least=1)
 
+    def smallest_loss(self, unlabelled: int, labelled: int, num_classes: int) -> float:
+        """Sure of each image, with all classes equally frequent."""
+        return -self.entropy_weight * math.log(num_classes)
+
 
 @dataclass(frozen=True)
-class SuncetParams(Settings):
+class SuncetParams(MethodParams):
     """Settings of `suncet`.
 
     `temperature` divides cosine similarities; `supervised_weight` scales the labelled term;
@@ -97,9 +131,17 @@ class SuncetParams(Settings):
     supervised_weight: float = setting(1.0, at_least=0.0)
     projection: tuple[int, ...] = setting((), at_least=1)
 
+    def smallest_loss(self, unlabelled: int, labelled: int, num_classes: int) -> float:
+        """That of InfoNCE, and of classes whose images are alike and as far from the others as can be."""
+        of_class = labelled / num_classes
+        others = (labelled - of_class) / max(of_class - 1, 1)
+        supervised = _contrastive_floor(others, -1 / max(num_classes - 1, 1), self.temperature)
+        pairs = _contrastive_floor(unlabelled - 1, -1 / max(unlabelled - 1, 1), self.temperature)
+        return pairs + self.supervised_weight * supervised
+
 
 @dataclass(frozen=True)
-class MocoParams(Settings):
+class MocoParams(MethodParams):
     """Settings of `moco`.
 
     `temperature` divides cosine similarities; `momentum` is the share that the key network keeps of itself at each
@@ -114,9 +156,13 @@ class MocoParams(Settings):
     queue_size: int = setting(4096, at_least=1)
     projection: tuple[int, ...] = setting((2048, 128), at_least=1)
 
+    def smallest_loss(self, unlabelled: int, labelled: int, num_classes: int) -> float:
+        """Each query at its key, and at right angles to a queue of keys in all directions."""
+        return _contrastive_floor(self.queue_size, 0.0, self.temperature)
+
 
 @dataclass(frozen=True)
-class ByolParams(Settings):
+class ByolParams(MethodParams):
     """Settings of `byol`.
 
     `momentum` is the share that the target network keeps of itself at the first step (it rises to 1); `projection`
@@ -132,7 +178,7 @@ class ByolParams(Settings):
 
 
 @dataclass(frozen=True)
-class FixmatchParams(Settings):
+class FixmatchParams(MethodParams):
     """Settings of `fixmatch`.
 
     `threshold` is the probability from which a prediction counts as a label; `unlabelled_weight` scales its loss.
