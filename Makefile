@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tune debug test test-slow test-faults lint format typecheck lock clean
+.PHONY: help setup train tune debug test test-slow test-faults rehearse lint format typecheck lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test-faults: $(STAMP) ## every row of the table in docs/reliability.md
 	@$(PY) -m pytest -m "not slow" -n 2 --dist loadgroup tests/faults tests/jobs/test_checkpoint.py \
 		tests/jobs/test_object_storage.py tests/jobs/test_tracking.py \
 		tests/jobs/test_ray.py::test_what_cannot_run_is_refused_before_a_worker_starts tests/semisup_core/data $(ARGS)
+
+rehearse: $(STAMP) ## a job on a cluster whose nodes come and go, on this machine; one is taken away
+	@$(PY) -m jobs.rehearse
 
 lint: $(STAMP) ## style and import rules, without changing anything
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -17,6 +17,8 @@ from semisup_core.settings import nearest
 
 _OPTION = re.compile(r"(?P<key>[a-z_]+(\.[a-z_]+)*)=(?P<value>.*)", re.DOTALL)
 
+_RUN = "RUN: a run's name in storage, or the path of its folder\n\n"
+
 EXIT_CODES: dict[type[BaseException], int] = {
     ConfigError: 2,
     DataError: 3,
@@ -54,6 +56,14 @@ def parse(description: str, **flags: str) -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
+def read_words(words: list[str]) -> tuple[list[str], str | None]:
+    """(overrides, path of --config) of a command line that another process will `parse`; its flags are passed over."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config")
+    known, others = parser.parse_known_args(words)
+    return [word for word in others if not word.startswith("--")], known.config
+
+
 class Command(NamedTuple):
     """A command line of words and options.
 
@@ -68,13 +78,20 @@ class Command(NamedTuple):
     flags: set[str]
 
 
-def parse_command(description: str, words: str, options: dict[str, tuple[str, str]], **flags: str) -> Command:
+def parse_command(
+    description: str,
+    words: str,
+    options: dict[str, tuple[str, str]],
+    arguments: list[str] | None = None,
+    **flags: str,
+) -> Command:
     """Reads the command line of an entry point that works on what is there instead of configuring a run.
 
     Args:
         description: the first line of its help.
         words: what stands without a key, as in "RUN FOLDER"; a last "…" allows more of the word before it.
         options: name -> (default, help) of KEY=VALUE options.
+        arguments: to read instead of the process's own.
         **flags: name -> help of further on/off flags.
 
     Raises:
@@ -83,25 +100,25 @@ def parse_command(description: str, words: str, options: dict[str, tuple[str, st
     described = "\n".join(f"  {key}={default or '…':<10} {text}" for key, (default, text) in options.items())
     parser = argparse.ArgumentParser(
         description=description,
-        epilog=f"RUN: a run's name in storage, or the path of its folder\n\noptions and their defaults:\n{described}",
+        epilog=f"{_RUN if 'RUN' in words else ''}options and their defaults:\n{described}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", metavar=f"{words} [KEY=VALUE]".strip())
     for name, text in flags.items():
         parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=text)
-    arguments = parser.parse_intermixed_args()
-    given = [match for word in arguments.words if (match := _OPTION.fullmatch(word))]
+    read = parser.parse_intermixed_args(arguments)
+    given = [match for word in read.words if (match := _OPTION.fullmatch(word))]
     for key in (match["key"] for match in given):
         if key not in options:
             raise ConfigError(f"{key}: no such option{nearest(key, options)}; expected {', '.join(options)}")
-    plain = [word for word in arguments.words if not _OPTION.fullmatch(word)]
+    plain = [word for word in read.words if not _OPTION.fullmatch(word)]
     expected = words.split()
     open_ended = expected[-1:] == ["…"]
     fewest = len(expected) - open_ended
     if len(plain) < fewest or (len(plain) > fewest and not open_ended):
         raise ConfigError(f"expected {words or 'options only'}, got {' '.join(plain) or 'nothing'}; --help says more")
     values = {key: default for key, (default, _) in options.items()} | {match["key"]: match["value"] for match in given}
-    return Command(plain, values, {name for name in flags if getattr(arguments, name)})
+    return Command(plain, values, {name for name in flags if getattr(read, name)})
 
 
 def chosen_names(key: str, value: str, valid: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from jobs.quiet import quiet_environment, stderr_aside
 from jobs.report import final_table
 from jobs.schema import RunConfig
 from jobs.stopping import signals_ask
-from jobs.storage import open_storage
+from jobs.storage import is_shared, open_storage
 from semisup_core.data.store import Store
 
 
@@ -118,15 +118,11 @@ def _run_here(config: RunConfig, folder: RunFolder, store: Store, begin: Callabl
 def check_storage(config: RunConfig) -> None:
     """A job on somebody else's cluster runs in a folder that the cluster throws away."""
     elsewhere = config.runtime.address or os.environ.get("RAY_ADDRESS")
-    if config.runtime.name == "ray" and elsewhere not in (None, "local") and not _is_absolute(config.storage):
+    if config.runtime.name == "ray" and elsewhere not in (None, "local") and not is_shared(config.storage):
         raise ConfigError(
             f"storage: expected an absolute path that all nodes share, got {config.storage}; the working folder of a "
             f"job on {elsewhere} does not outlive it; add storage=/shared/runs"
         )
-
-
-def _is_absolute(storage: str) -> bool:
-    return "://" in storage or Path(storage).expanduser().is_absolute()
 
 
 def _mention_left_out(store: Store) -> None:

@@ -95,6 +95,7 @@ class Leader:
         if not len(self._split.validation):
             self._say("no validation labels: the last epoch is kept; dataset.validation_per_class=5 keeps the best")
         draw_gallery(gallery_columns(config, self._store, self._split), self._folder.path / "gallery.png")
+        self._tracker.show("gallery", self._folder.path / "gallery.png")
         self._folder.add_environment({"replicas": replicas, "devices": device_names()})
         self._ended = time.perf_counter()
 

@@ -31,6 +31,8 @@ def shares(config: RunConfig, nodes: list[tuple[float, int]]) -> tuple[float, in
         ConfigError: the workers do not fit.
     """
     chosen = config.runtime
+    if chosen.autoscaling:
+        return _asked("runtime", "worker", chosen.cpus_per_worker), chosen.gpus_per_worker or 0
     most_cpus, most_gpus = max(cpus for cpus, _ in nodes), max(gpus for _, gpus in nodes)
     gpu_choices = range(most_gpus, -1, -1) if chosen.gpus_per_worker is None else [chosen.gpus_per_worker]
     whole = [float(cpus) for cpus in range(int(most_cpus), 0, -1)]
@@ -71,6 +73,9 @@ def trial_share(search: Search, nodes: list[tuple[float, int]]) -> tuple[float, 
     asked_cpus = runtime.cpus_per_worker if several else settings.cpus_per_trial
     asked_gpus = runtime.gpus_per_worker if several else settings.gpus_per_trial
     most = min(settings.max_concurrent or search.trials, search.trials)
+    if runtime.autoscaling:
+        section, each = ("runtime", "worker") if several else ("search", "trial")
+        return _asked(section, each, asked_cpus), asked_gpus or 0, most
     gpus = (1 if any(gpus for _, gpus in nodes) else 0) if asked_gpus is None else asked_gpus
 
     def room(cpus: float) -> int:
@@ -87,6 +92,16 @@ def trial_share(search: Search, nodes: list[tuple[float, int]]) -> tuple[float, 
             f"{gpus:g} GPUs each does not fit the cluster (nodes of {has}); ask for less"
         )
     return cpus, gpus, slots
+
+
+def _asked(section: str, each: str, cpus: float | None) -> float:
+    """What a worker needs of machines that are not there yet."""
+    if cpus is None:
+        raise ConfigError(
+            f"{section}.cpus_per_{each}: with runtime.autoscaling=true, expected what a {each} needs of a machine, "
+            f"{section}.cpus_per_{each}=8 {section}.gpus_per_{each}=1 for instance; got nothing"
+        )
+    return cpus
 
 
 def _part(cpus: float, workers: int) -> float:

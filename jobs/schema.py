@@ -133,6 +133,8 @@ class RuntimeConfig(Settings):
     `max_failures` restarts without a new checkpoint between them end the run (-1: none do). After a signal, workers
     have `grace_seconds` for a checkpoint. A worker whose call of `trainer.steps_per_call` steps takes longer than
     `hang_seconds` is ended, with what all its threads did in `stacks/`; the first one may take five times as long.
+    On a cluster that adds machines when they are asked for (`autoscaling`), workers need not fit those that are there
+    now; what one needs must then be said with `cpus_per_worker` (and `gpus_per_worker`).
     """
 
     name: str = setting("ray", one_of=("local", "ray"))
@@ -143,6 +145,7 @@ class RuntimeConfig(Settings):
     grace_seconds: float = setting(60.0, at_least=0.0)
     hang_seconds: float = setting(600.0, at_least=1.0)
     address: str | None = None
+    autoscaling: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges, and that `num_workers` is one number or two."""
@@ -167,14 +170,16 @@ class RuntimeConfig(Settings):
 
 @dataclass(frozen=True)
 class TrackingConfig(Settings):
-    """Where metrics go besides the run folder."""
+    """Where metrics go besides the run folder; `tensorboard` writes its event files, too."""
 
     name: str = setting("none", one_of=("none", "wandb"))
     project: str = "semisup"
     entity: str | None = None
     group: str | None = None
     tags: tuple[str, ...] = ()
+    notes: str | None = None
     mode: str = setting("online", one_of=("online", "offline"))
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,11 @@ def check_address(place: str) -> None:
         raise ConfigError("storage: az:// needs the name of the account in AZURE_STORAGE_ACCOUNT")
 
 
+def is_shared(place: str) -> bool:
+    """Whether a place can be the same one for another machine: a bucket, or a path that starts at the root."""
+    return "://" in place or Path(place).expanduser().is_absolute()
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     partial = partial_path(path)

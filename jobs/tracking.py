@@ -3,28 +3,26 @@
 Rows are held back until a checkpoint of their last step is committed; the checkpoint carries those that the file does
 not have yet. A run that resumes cuts the file to its checkpoint and adds what that carries, so the file has every step
 once. W&B, which cannot be cut, is never sent a step again: after a crash it gets a row that names the steps that were
-done twice (and, resumed exactly, came out the same).
+done twice (and, resumed exactly, came out the same). Of its offline files, what arrived in them is what was sent.
 
 Logging never stops training: what W&B refuses is said in one line.
 """
 
 import json
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from jobs import wandb_run
 from jobs.checkpoint import Checkpoint, Spool
-from jobs.config import to_dict
 from jobs.errors import UnavailableError
+from jobs.event_files import EventFiles
 from jobs.folder import RunFolder
-from jobs.layers import one_line
 from jobs.schema import RunConfig
 from jobs.storage import write_text
+from jobs.wandb_files import last_step, offline_files
 from semisup_core.durable import flush
-
-_ANSWER_SECONDS = 30.0  # of W&B's server when a run begins
 
 
 class Tracker:
@@ -39,9 +37,9 @@ class Tracker:
             restored: the checkpoint that training resumes from, or None.
             say: prints a line to the user.
         """
+        self._folder = folder
         self._path, self._sent_file, self._say = folder.metrics, folder.path / ".wandb_sent", say
         self._held: list[dict[str, Any]] = []
-        self._unpublished: list[dict[str, Any]] = []
         spool = restored.spool() if restored else None
         self._written = restored.step if restored else 0
         after = spool.after if spool else self._written
@@ -50,11 +48,14 @@ class Tracker:
         self._storage = folder.storage
         self._storage.send(self._path)
         self._size = self._path.stat().st_size
-        self._wandb = None
+        self._unpublished = kept
+        self._events = EventFiles(folder.path) if config.tracking.tensorboard else None
+        self._wandb: Any = None
         if config.tracking.name == "wandb":
-            self._wandb = _start_wandb(config, folder.path, folder.name, say)
-            self._sent = int(self._sent_file.read_text()) if self._sent_file.exists() else 0
-            self._unpublished = kept
+            files = offline_files(folder.path)
+            recorded = int(self._sent_file.read_text()) if self._sent_file.exists() else 0
+            self._sent = last_step(files) if files else recorded
+            self._wandb = wandb_run.start(config, folder, say)
             if self._written < self._sent:
                 window = {"rollback/from": self._sent, "rollback/to": self._written}
                 self._publish([{"step": self._sent, **window}])
@@ -70,6 +71,9 @@ class Tracker:
         if step < self._written:  # checkpoints that held them were damaged since
             write_text(self._path, _lines([row for row in read_rows(self._path) if row["step"] <= step]))
             self._size, self._written = self._path.stat().st_size, step
+            if self._events:
+                self._events = EventFiles(self._folder.path)
+                self._unpublished = read_rows(self._path)
         if self._wandb and step < self._sent:
             self._publish([{"step": self._sent, "rollback/from": self._sent, "rollback/to": step}])
 
@@ -98,8 +102,14 @@ class Tracker:
         self._unpublished += spool.rows
 
     def publish(self) -> None:
-        """Sends W&B what the file has and it has not."""
+        """Sends W&B and TensorBoard's files what metrics.jsonl has and they have not."""
         rows, self._unpublished = self._unpublished, []
+        if self._events:
+            try:
+                self._events.write(rows)
+            except Exception as error:  # whatever TensorFlow raises, the run goes on with its local files
+                self._say(f"TensorBoard's files cannot be written ({error}); metrics go on in {self._path}")
+                self._events = None
         self._publish([row for row in rows if self._wandb and row["step"] > self._sent])
 
     def _publish(self, rows: list[dict[str, Any]]) -> None:
@@ -113,12 +123,11 @@ class Tracker:
             self._unpublished = rows + self._unpublished  # sent with the next ones
             return
         self._sent = sent
-        try:
-            for row in rows:
-                self._wandb.log({"train/step": row["step"], **{k: v for k, v in row.items() if k != "step"}})
-        except Exception as error:  # whatever W&B raises, the run goes on with its local files
-            self._say(f"Weights & Biases failed ({error}); metrics go on in {self._path}")
-            self._wandb = None
+        self._unless_it_fails(lambda: self._send(rows))
+
+    def _send(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            self._wandb.log({"train/step": row["step"], **{k: v for k, v in row.items() if k != "step"}})
 
     def abandon(self) -> None:
         """Ends W&B's run where it is: another one may follow in this process."""
@@ -128,9 +137,26 @@ class Tracker:
             except Exception as error:  # what is lost there is in the run folder
                 self._say(f"Weights & Biases failed at the end ({error}); everything is in {self._path.parent}")
 
+    def show(self, name: str, picture: Path) -> None:
+        """Hands W&B a picture of a run that it knows nothing of yet; a resumed one has it."""
+        if self._wandb and not self._sent:
+            self._unless_it_fails(lambda: wandb_run.show(self._wandb, name, picture, 0))
+
+    def _unless_it_fails(self, log: Callable[[], Any]) -> None:
+        try:
+            log()
+        except Exception as error:  # whatever W&B raises, the run goes on with its local files
+            self._say(f"Weights & Biases failed ({error}); metrics go on in {self._path}")
+            self._wandb = None
+
     def close(self, summary: dict[str, Any]) -> None:
-        """Hands W&B the last rows and the final numbers, and ends its run."""
+        """Hands W&B the last rows, the curves, the encoder and the final numbers, and ends its run."""
         self.publish()
+        curves = self._path.parent / "curves.png"
+        if self._wandb and curves.exists():
+            self._unless_it_fails(lambda: wandb_run.show(self._wandb, "curves", curves, self._written))
+        if self._wandb:
+            self._unless_it_fails(lambda: wandb_run.leave(self._wandb, self._folder))
         if self._wandb:
             try:
                 try:
@@ -156,53 +182,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
-
-
-def _start_wandb(config: RunConfig, folder: Path, name: str, say: Callable[[str], Any]) -> Any:
-    """An online run where that is asked for and can be had, else an offline one, else None."""
-    later = f"logging offline; send it later: wandb sync {folder}/wandb/offline-*"
-    try:
-        import wandb
-
-        if config.tracking.mode == "online":
-            if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
-                say(f"Weights & Biases: no API key, {later}")
-            else:
-                try:
-                    return _wandb_run(config, folder, name, "online")
-                except Exception as error:  # no network, or a key that is not accepted
-                    say(f"Weights & Biases: {one_line(error)}; {later}")
-                    wandb.teardown()  # its process still has the id
-        return _wandb_run(config, folder, name, "offline")
-    except Exception as error:  # logging never stops training
-        say(f"Weights & Biases failed to start ({one_line(error)}); metrics go to {folder}/metrics.jsonl only")
-        return None
-
-
-def _wandb_run(config: RunConfig, folder: Path, name: str, mode: Literal["online", "offline"]) -> Any:
-    import wandb
-
-    run = wandb.init(
-        project=config.tracking.project,
-        entity=config.tracking.entity,
-        group=config.tracking.group,
-        tags=list(config.tracking.tags),
-        id=_wandb_id(folder),
-        name=name,
-        resume="allow",
-        mode=mode,
-        dir=str(folder),
-        config=to_dict(config),
-        settings=wandb.Settings(console="off", silent=True, init_timeout=_ANSWER_SECONDS),
-    )
-    run.define_metric("train/step")
-    run.define_metric("*", step_metric="train/step")
-    return run
-
-
-def _wandb_id(folder: Path) -> str:
-    """One id a run folder: a resumed run goes on in W&B, a new run of the same name is another one there."""
-    file = folder / ".wandb_id"
-    if not file.exists():
-        write_text(file, uuid.uuid4().hex[:12])
-    return file.read_text()

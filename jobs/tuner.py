@@ -162,7 +162,9 @@ def _searcher(search: Search, slots: int) -> Any:
         from ray.tune.search.optuna import OptunaSearch
 
         return ConcurrencyLimiter(OptunaSearch(seed=settings.seed), max_concurrent=slots)
-    return _Drawn(max_concurrent=slots, random_state=settings.seed)
+    # Tune ends a process that no trial waits for, and the next trial would start another one.
+    waiting = 0 if settings.max_concurrent else slots
+    return _Drawn(max_concurrent=slots + waiting, random_state=settings.seed)
 
 
 class _Drawn(BasicVariantGenerator):

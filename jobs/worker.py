@@ -1,5 +1,6 @@
 """The one function that trains; every way in calls `worker_loop`."""
 
+import threading
 import time
 from typing import Any
 
@@ -130,6 +131,11 @@ class _Loop:
                     stop = self._epoch(iterator, started)
             except NumericalError as error:
                 self._go_back(error)
+            held = [iterator]
+            del iterator
+            # TensorFlow's own tuner may sleep, as long as it has run and up to a minute, before it lets an iterator
+            # go; its switch (options.autotune) does not keep it from that.
+            threading.Thread(target=held.clear, name="let go", daemon=True).start()
         paused = self._trainer.step < self._plan.total_steps and not stop
         if self._leader and paused:
             why = "a signal" if self._wishes.stop else "debug.steps"

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,37 +9,18 @@ import urllib.request
 
 import pytest
 from fault_jobs import EPOCHS, ROOT, SMALL, STEPS_PER_EPOCH, check_same_run, newest_step
+from ray_head import TOKEN, ray_head
 
 from jobs.checkpoint import Checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
 
 
-def listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture
-def head(monkeypatch):
+def head():
     """(address, dashboard's address) of a cluster that outlives its drivers and asks for a token."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token-that-nobody-may-see")
-    with socket.socket() as first, socket.socket() as second:
-        for free in (first, second):
-            free.bind(("127.0.0.1", 0))
-        port, dashboard = (free.getsockname()[1] for free in (first, second))
-    words = ["start", "--head", "--block", f"--port={port}", "--num-cpus=4", f"--dashboard-port={dashboard}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", *words], stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    until = time.monotonic() + 100
-    while not all(map(listens, (port, dashboard))):
-        assert time.monotonic() < until and process.poll() is None
-        time.sleep(0.1)
-    yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with ray_head() as addresses:
+        yield addresses
 
 
 @pytest.mark.parametrize("cluster", ["its own", pytest.param("one that outlives it", marks=pytest.mark.faults)])
@@ -113,4 +93,4 @@ def test_a_submitted_job_is_stopped_and_goes_on(head, tmp_path, reference):
     until_it((run / "summary.json").exists)
     until_it(lambda: "succeeded" in ray_job("status", "second"))
     check_same_run(run, reference)
-    assert not [path for path in run.rglob("*") if path.is_file() and b"a-token-that-nobody" in path.read_bytes()]
+    assert not [path for path in run.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]

@@ -4,6 +4,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from functools import cache
@@ -12,11 +14,13 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
+from small_jobs import SMALL
 
-from jobs import tracking
+from jobs import wandb_run
 from jobs.config import load
 from jobs.folder import RunFolder
 from jobs.tracking import Tracker, read_rows
+from jobs.wandb_files import history, offline_files, records
 
 
 class FakeRun:
@@ -300,7 +304,7 @@ class TestRealWandb:
     def test_without_network_it_logs_offline(self, start, tmp_path, monkeypatch):
         monkeypatch.setenv("WANDB_API_KEY", key := "0123456789" * 4)
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-        monkeypatch.setattr(tracking, "_ANSWER_SECONDS", 2.0)
+        monkeypatch.setattr(wandb_run, "_ANSWER_SECONDS", 2.0)
         tracker = start(tracking="wandb", mode="online")
         tracker.log(1, {"train/loss": 0.5})
         commit(tracker)
@@ -327,3 +331,50 @@ class TestRealWandb:
         tracker.close({"test/knn20": 0.75})
         assert len(tracker.said) == 1 and "metrics go on in" in tracker.said[0]
         assert [row["step"] for row in rows(tmp_path)] == [*range(1, step + 1)]
+
+
+PICTURES = {("pictures", "curves"), ("pictures", "gallery")}
+
+
+@pytest.mark.xdist_group("wandb")
+class TestRun:
+    """A real run, killed and resumed, as Weights & Biases and TensorBoard have it."""
+
+    @pytest.fixture(scope="class")
+    def run(self, storage, cli):
+        words = [f"storage={storage}", "name=tracked", *SMALL, "trainer.epochs=6", "tracking=wandb"]
+        words += ["tracking.mode=offline", "tracking.tensorboard=true", "tracking.notes=a note", "tracking.tags=[one]"]
+        first = subprocess.Popen([sys.executable, "-m", "jobs.train", *words], stdout=subprocess.PIPE, text=True)
+        assert any(line.startswith("epoch 2") for line in first.stdout)
+        first.kill()
+        first.communicate()
+        done = cli("jobs.train", *words)
+        assert done.returncode == 0 and "resuming after step" in done.stdout, done.stderr
+        return storage / "tracked"
+
+    def test_its_rows_make_one_curve(self, run):
+        files = offline_files(run)
+        assert len(files) == 2
+        sent = [row for file in files for row in history(file) if "train/loss" in row]
+        logged = [row for row in read_rows(run / "metrics.jsonl") if "train/loss" in row]
+        assert [row["train/step"] for row in sent] == [row["step"] for row in logged] == list(range(1, 25))
+        assert [row["train/loss"] for row in sent] == [row["train/loss"] for row in logged]
+
+    def test_it_is_described_with_pictures_and_its_encoder(self, run):
+        first, last = offline_files(run)
+        begun = next(record.run for record in records(last) if record.WhichOneof("record_type") == "run")
+        assert (begun.notes, [*begun.tags], begun.project) == ("a note", ["one"], "semisup")
+        settings = {item.key: json.loads(item.value_json) for item in begun.config.update}
+        assert settings["trainer"]["epochs"] == 6 and "tensorflow" in settings["environment"]["packages"]
+        keys = [key for file in (first, last) for row in history(file) for key in row]
+        assert {tuple(key.split("/")[:2]) for key in keys if "pictures" in key} == PICTURES
+        (artifact,) = (record.artifact for record in records(last) if record.WhichOneof("record_type") == "artifact")
+        for name in ("encoder.keras", "split.json", "config.yaml", "environment.json", "summary.json"):
+            assert name.encode() in artifact.SerializeToString()
+
+    def test_its_event_files_have_every_step_once(self, run):
+        from tensorflow.python.summary.summary_iterator import summary_iterator
+
+        (file,) = (run / "tensorboard").iterdir()
+        events = [(value.tag, event.step) for event in summary_iterator(str(file)) for value in event.summary.value]
+        assert [step for tag, step in events if tag == "train/loss"] == list(range(1, 25))

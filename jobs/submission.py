@@ -1,0 +1,203 @@
+"""Jobs on a running cluster through Ray's job server: one at a time under a name, followed to their end."""
+
+import asyncio
+import hashlib
+import logging
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from jobs.errors import ConfigError, UnavailableError
+from jobs.storage import is_shared
+
+ROOT = Path(__file__).resolve().parent.parent
+_ENVIRONMENT = ROOT / "cluster" / "runtime_env.yaml"
+# Exit codes that another attempt would only repeat: configuration, data, numbers that are not finite.
+_FINAL = (0, 2, 3, 4, 130)
+_POLL_SECONDS = 1.0
+_PATIENCE_SECONDS = 120.0  # for a job server that does not answer while a job runs
+
+
+class Submission(NamedTuple):
+    """What to run.
+
+    Attributes:
+        job: an entry point of `jobs`.
+        words: its command line.
+        name: of the run, or None.
+    """
+
+    job: str
+    words: Sequence[str]
+    name: str | None
+
+    @property
+    def base(self) -> str:
+        """What its attempts are called, each with a number behind it; the same for the same command."""
+        digest = hashlib.sha256(shlex.join(self.words).encode()).hexdigest()[:8]
+        return f"{self.job}-{self.name or digest}"
+
+    @property
+    def entrypoint(self) -> str:
+        """For the shell that Ray starts."""
+        return shlex.join(["python", "-m", f"jobs.{self.job}", *self.words])
+
+
+def connect(address: str) -> Any:
+    """Ray's client of a job server.
+
+    Raises:
+        UnavailableError: nothing answers there, or it wants another token.
+    """
+    # Ray reads the mode when it is imported; it is off by default, and then a cluster with tokens answers nobody.
+    if os.environ.get("RAY_AUTH_TOKEN") or Path(_token_file()).exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from ray.job_submission import JobSubmissionClient
+
+    logging.disable(logging.WARNING)  # what Ray uploads, and that a log has ended
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:  # of requests, of Ray, or a RuntimeError with the server's words
+        raise UnavailableError(_no_answer(address, error)) from error
+
+
+def _token_file() -> str:
+    return os.environ.get("RAY_AUTH_TOKEN_PATH") or str(Path.home() / ".ray" / "auth_token")
+
+
+def _no_answer(address: str, error: Exception) -> str:
+    words = " ".join(str(error).split())[:300] or type(error).__name__
+    return (
+        f"address={address}: no job server of Ray answers ({words}); give the address of the dashboard, "
+        "http://HOST:8265, and the cluster's token in RAY_AUTH_TOKEN"
+    )
+
+
+def submit(client: Any, what: Submission, retries: int, wait: bool, say: Callable[[str], Any]) -> int:
+    """Submits a job, or follows the attempt of it that is alive, and submits it again while that may help.
+
+    Args:
+        client: of `connect`.
+        what: to run.
+        retries: how many more attempts may follow one that failed.
+        wait: follow it to its end.
+        say: prints a line to the user.
+
+    Returns:
+        The exit code of the last attempt; 0 without waiting.
+
+    Raises:
+        UnavailableError: the job server went away, or the job could not be started.
+    """
+    number, alive = _newest(client, what)
+    for left in range(retries, -1, -1):
+        name = f"{what.base}-{number}" if alive else f"{what.base}-{number + 1}"
+        if alive:
+            say(f"{name} is running already: following it")
+        else:
+            number += 1
+            _start(client, name, what)
+        say(_next_commands(client.get_address(), name))
+        if not wait:
+            return 0
+        code, message = _follow(client, name)
+        alive = False
+        if code in _FINAL:
+            return code
+        say(f"{name} ended with {'no exit code' if code is None else f'exit code {code}'}: {message}")
+        if left:
+            say(f"submitting it again ({left} more at most): the run goes on from its last checkpoint")
+    if code is None:
+        raise UnavailableError(f"{name}: the job's process was lost or never began: {message}")
+    return code
+
+
+def _newest(client: Any, what: Submission) -> tuple[int, bool]:
+    """The number of the newest attempt, 0 for none, and whether it has not ended."""
+    pattern = re.compile(re.escape(what.base) + r"-(\d+)")
+    found = {}
+    for job in client.list_jobs():
+        if job.submission_id and (match := pattern.fullmatch(job.submission_id)):
+            found[int(match[1])] = job
+    number = max(found, default=0)
+    return number, bool(found) and not found[number].status.is_terminal()
+
+
+def _start(client: Any, name: str, what: Submission) -> None:
+    environment = {**yaml.safe_load(_ENVIRONMENT.read_text()), "working_dir": str(ROOT)}
+    try:
+        client.submit_job(entrypoint=what.entrypoint, submission_id=name, runtime_env=environment)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UnavailableError(f"{name} could not be submitted: {error}") from error
+
+
+def _next_commands(address: str, name: str) -> str:
+    where = f"--address {address}"
+    return (
+        f"{name}\n  logs: ray job logs {where} --follow {name}\n  stop: ray job stop {where} {name}\n"
+        f"  dashboard: {address}/#/jobs/{name}"
+    )
+
+
+def _follow(client: Any, name: str) -> tuple[int | None, str]:
+    """Prints what a job says until it ends; returns its exit code, None if it left none, and what Ray says of it."""
+    said, answered = 0, time.monotonic()
+    while True:
+        try:
+            said = asyncio.run(_print_logs(client, name, said))
+            info = client.get_job_info(name)
+            answered = time.monotonic()
+        except Exception as error:  # of aiohttp, of requests, or Ray's RuntimeError
+            if time.monotonic() - answered > _PATIENCE_SECONDS:
+                raise UnavailableError(
+                    f"{_no_answer(client.get_address(), error)}; {name} may go on: the same command follows it"
+                ) from error
+            time.sleep(_POLL_SECONDS)
+            continue
+        status = str(info.status)
+        if info.status.is_terminal():
+            code = {"SUCCEEDED": 0, "STOPPED": 130}.get(status, info.driver_exit_code)
+            return code, " ".join((info.message or status).split())[:500]
+        time.sleep(_POLL_SECONDS)
+
+
+async def _print_logs(client: Any, name: str, said: int) -> int:
+    """Prints a job's log from a character on; returns how many there are now. The server begins at the first one."""
+    place = 0
+    async for text in client.tail_job_logs(name):
+        new = text[max(said - place, 0) :]
+        place += len(text)
+        print(new, end="", flush=True)
+        said = max(said, place)
+    return said
+
+
+def check(what: Submission) -> None:
+    """Answers here what the job would be refused for there.
+
+    Raises:
+        ConfigError: as the job's own; or a storage that does not outlive the job's folder.
+    """
+    from jobs import config, search_config, stages
+    from jobs.cli import read_words
+
+    if what.job not in ("train", "tune", "pipeline"):
+        return
+    overrides, file = read_words(list(what.words))
+    if what.job == "train":
+        storage = config.load(overrides, file).storage
+    elif what.job == "tune":
+        storage = search_config.load(overrides, file).config.storage
+    else:
+        storage = stages.plan(overrides, file)[0].load().storage
+    if not is_shared(storage):
+        raise ConfigError(
+            f"storage: expected an absolute path that all nodes share, or a bucket, got {storage}; a job's working "
+            "folder does not outlive it; add storage=s3://BUCKET/PREFIX or storage=/shared/runs"
+        )
