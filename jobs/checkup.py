@@ -131,19 +131,25 @@ def _ray(config: RunConfig) -> Iterator[Line]:
 
 
 def _storage(config: RunConfig) -> Iterator[Line]:
-    storage = open_storage(config.storage)
+    from jobs.prepare import STORES
+
     try:
+        storage = open_storage(config.storage)
         storage.check()
+        prepared = [name for name in storage.names(storage.root / STORES) if not name.startswith(".")]
+        leases = list(_leases(storage))
     except (UnavailableError, OSError) as error:
         yield Line("storage", f"{config.storage}: {error}", "mend its rights or address, or choose another storage=…")
         return
     if isinstance(storage, FolderStorage):
-        free = shutil.disk_usage(storage.root).free / 1e9
+        there = next(path for path in (storage.root, *storage.root.parents) if path.exists())
+        free = shutil.disk_usage(there).free / 1e9
         hint = f"runs and data want {_DISK_GB:.0f} GB or more: make room" if free < _DISK_GB else ""
         yield Line("storage", f"{storage.url} can be written, {free:.1f} GB free", hint)
     else:
         yield Line("storage", f"{storage.url} can be written")
-    yield from _leases(storage)
+    yield Line("storage", f"{len(prepared)} prepared data sets: {', '.join(sorted(prepared)) or 'none yet'}")
+    yield from leases
 
 
 def _leases(storage: Storage) -> Iterator[Line]:
@@ -166,6 +172,8 @@ def _left_processes(config: RunConfig) -> Iterator[Line]:
     """Ray's processes that have outlived the driver of a private cluster."""
     import psutil
 
+    if config.runtime.address or os.environ.get("RAY_ADDRESS"):
+        return  # this machine may belong to that cluster
     for process in psutil.process_iter(["pid", "ppid", "name", "username"]):
         facts = process.info
         if facts["name"] == "raylet" and facts["ppid"] == 1 and facts["username"] == psutil.Process().username():
@@ -191,8 +199,6 @@ def _tracking(config: RunConfig) -> Iterator[Line]:
 
 
 def _data(config: RunConfig) -> Iterator[Line]:
-    from jobs.prepare import STORES
-
     dataset = config.dataset
     path = getattr(dataset, "path", None)
     if path and not Path(path).expanduser().exists():
@@ -201,9 +207,6 @@ def _data(config: RunConfig) -> Iterator[Line]:
         yield Line("data", f"{dataset.name} in {path}; python -m jobs.data with the same words shows what is in it")
     else:
         yield Line("data", f"{dataset.name}, which is downloaded or ships with a package")
-    stores = Path(open_storage(config.storage).root) / STORES
-    prepared = [each.name for each in stores.glob("*")] if stores.is_dir() else []
-    yield Line("data", f"{len(prepared)} prepared: {', '.join(sorted(prepared)) or 'none yet'}")
 
 
 _CHECKS: tuple[Callable[[RunConfig], Iterator[Line]], ...] = (

@@ -280,7 +280,7 @@ def _work(job: dict[str, Any]) -> None:
         folder = RunFolder(storage.root / job["folder"], storage, lease=lease)
         runtime = RayTrainRuntime(console, job["cpus"], config.runtime.hang_seconds, folder.stacks)
         worker_loop(config, folder, job["store"], runtime, test=job["test"])
-    except (SemisupError, ConfigError, SupersededError) as error:
+    except (SemisupError, ConfigError, SupersededError, TrainingError) as error:
         ray.get(console.fail.remote(error))
         raise
     except Exception as error:

@@ -33,9 +33,11 @@ def main() -> None:
 
 
 def _forget_earlier(folder: Path) -> None:
-    """Removes what this command left before; whatever else has that name is moved aside, as always."""
-    if (folder / "batch.npz").exists() and not (folder / "summary.json").exists():
-        shutil.rmtree(folder)
+    """Removes what this command left before; whatever else has that name, or is at work, is moved aside or refused."""
+    made_here, at_work = folder / "batch.npz", folder.parent / ".leases" / "debug.json"
+    if made_here.exists() and not (folder / "summary.json").exists() and not at_work.exists():
+        if "steps: null" not in (folder / "config.yaml").read_text():
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Debugging:
             NumericalError: as there; with `check_numerics`, names the first operation whose result is not finite.
         """
         self._profile()
-        with _numerics_checked(self._trainer) if self._config.check_numerics else _nothing():
+        with _numerics_checked(self._trainer.step, steps) if self._config.check_numerics else _nothing():
             logs = self._trainer.run(iterator, steps, flags)
         self._losses += logs["loss"].tolist()
         return logs
@@ -125,7 +125,7 @@ def _nothing() -> Iterator[None]:
 
 
 @contextmanager
-def _numerics_checked(trainer: Trainer) -> Iterator[None]:
+def _numerics_checked(done: int, steps: int) -> Iterator[None]:
     tf.debugging.enable_check_numerics()
     try:
         yield
@@ -134,8 +134,9 @@ def _numerics_checked(trainer: Trainer) -> Iterator[None]:
         if not found:
             raise
         what, operation = found.groups()
+        where = f"step {done + 1}" if steps == 1 else f"one of the steps {done + 1} to {done + steps}"
         raise NumericalError(
-            f"{what} in step {trainer.step + 1}: first in the result of {operation}{_place(error)}", trainer.step + 1
+            f"{what} in {where}: first in the result of {operation}{_place(error)}", done + steps
         ) from error
     finally:
         tf.debugging.disable_check_numerics()

@@ -22,6 +22,7 @@ import psutil
 from jobs.errors import UnavailableError
 
 _START_SECONDS = 120.0
+_TOLD = 1000  # characters of its log
 _FAKE_HEAD = "ray.head.default"  # the name of the head's type that the fake provider knows
 
 
@@ -49,7 +50,7 @@ def local_cluster(folder: Path, most_nodes: int, idle_minutes: float = 0.3) -> I
         idle_minutes: after which a node leaves.
 
     Raises:
-        UnavailableError: it did not start; its log is in the folder.
+        UnavailableError: it did not start.
     """
     port, dashboard = _free_ports(2)
     address = f"127.0.0.1:{port}"
@@ -71,12 +72,15 @@ def local_cluster(folder: Path, most_nodes: int, idle_minutes: float = 0.3) -> I
         until = time.monotonic() + _START_SECONDS
         while not all(map(_listens, (port, dashboard))):
             if head.poll() is not None or time.monotonic() > until:
-                raise UnavailableError(f"the local cluster did not start; what it said is in {folder / 'head.log'}")
+                said = (folder / "head.log").read_text()[-_TOLD:]
+                raise UnavailableError(f"the local cluster did not start; the last that it said: {said}")
             time.sleep(0.1)
         yield LocalCluster(address, f"http://127.0.0.1:{dashboard}", token)
     finally:
-        nodes = psutil.Process(head.pid).children(recursive=True)  # each node is a session of its own
-        os.killpg(head.pid, signal.SIGKILL)
+        nodes = []  # each is a session of its own
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            nodes = psutil.Process(head.pid).children(recursive=True)
+            os.killpg(head.pid, signal.SIGKILL)
         head.wait()
         for process in nodes:
             with suppress(psutil.NoSuchProcess):

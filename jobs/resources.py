@@ -36,7 +36,7 @@ def shares(config: RunConfig, nodes: list[tuple[float, int]]) -> tuple[float, in
     most_cpus, most_gpus = max(cpus for cpus, _ in nodes), max(gpus for _, gpus in nodes)
     gpu_choices = range(most_gpus, -1, -1) if chosen.gpus_per_worker is None else [chosen.gpus_per_worker]
     whole = [float(cpus) for cpus in range(int(most_cpus), 0, -1)]
-    parts = [_part(most_cpus, n) for n in range(2, chosen.workers[-1] + 1)]
+    parts = [_part(most_cpus, n) for n in range(2, chosen.workers[-1] + 1)] if most_cpus else []
     cpu_choices = [*whole, *parts] if chosen.cpus_per_worker is None else [chosen.cpus_per_worker]
     for gpus in gpu_choices:
         for workers in reversed(chosen.workers):  # of a range, as many as fit now
@@ -51,7 +51,7 @@ def shares(config: RunConfig, nodes: list[tuple[float, int]]) -> tuple[float, in
     has = ", ".join(f"{cpus:g} cores and {gpus} GPUs" for cpus, gpus in nodes)
     raise ConfigError(
         f"runtime.num_workers={chosen.asked}{' with ' if asked else ''}{' and '.join(asked)}: does not fit the cluster "
-        f"(nodes of {has}); ask for less"
+        f"(nodes of {has}); ask for less, or set runtime.autoscaling=true where machines come when asked for"
     )
 
 

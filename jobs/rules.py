@@ -37,9 +37,10 @@ def _check_place(config: RunConfig) -> None:
     if config.debug.logical_devices > 1 and config.runtime.workers[-1] > 1:
         raise ConfigError("debug.logical_devices: splits the CPU of one worker; set runtime.num_workers=1")
 
-    if config.debug.overfit_batch and config.debug.steps is None:
+    if config.debug.overfit_batch and (config.debug.steps is None or config.resume):
         raise ConfigError(
-            "debug.overfit_batch: trains on one batch, which is no run to keep; expected debug.steps=200 or so"
+            "debug.overfit_batch: trains on one batch, which is no run to keep or to go on with; expected "
+            "debug.steps=200 or so, and resume=false"
         )
 
 

@@ -125,7 +125,8 @@ class Search:
         flat |= {f"search.{key}": value for key, value in found.items() if key not in ("name", *_NOT_IDENTITY)}
         evaluation = self.config.evaluation
         by = {"evaluation.monitor": evaluation.monitor, "evaluation.every": evaluation.every}
-        return {**flat, **by, "runtime.num_workers": self.config.runtime.asked, **identity(self.config, contents)}
+        run = {key: value for key, value in identity(self.config, contents).items() if not key.startswith("debug.")}
+        return {**flat, **by, "runtime.num_workers": self.config.runtime.asked, **run}
 
     def name(self, contents: dict[str, str]) -> str:
         """The given name, or one made of what is searched."""

@@ -8,6 +8,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ _ENVIRONMENT = ROOT / "cluster" / "runtime_env.yaml"
 # Exit codes that another attempt would only repeat: configuration, data, numbers that are not finite.
 _FINAL = (0, 2, 3, 4, 130)
 _POLL_SECONDS = 1.0
+_BETWEEN_SECONDS = 5.0  # attempts
+_SILENCE_SECONDS = 30.0  # of a log, after which its connection may be dead
 _PATIENCE_SECONDS = 120.0  # for a job server that does not answer while a job runs
 
 
@@ -106,27 +109,42 @@ def submit(client: Any, what: Submission, retries: int, wait: bool, say: Callabl
         say(_next_commands(client.get_address(), name))
         if not wait:
             return 0
-        code, message = _follow(client, name)
+        try:
+            code, message = _follow(client, name)
+        except KeyboardInterrupt:
+            say(f"\n{name} goes on; the same command follows it again")
+            raise
         alive = False
         if code in _FINAL:
             return code
         say(f"{name} ended with {'no exit code' if code is None else f'exit code {code}'}: {message}")
         if left:
             say(f"submitting it again ({left} more at most): the run goes on from its last checkpoint")
+            time.sleep(_BETWEEN_SECONDS)
     if code is None:
         raise UnavailableError(f"{name}: the job's process was lost or never began: {message}")
     return code
 
 
 def _newest(client: Any, what: Submission) -> tuple[int, bool]:
-    """The number of the newest attempt, 0 for none, and whether it has not ended."""
+    """The number of the newest attempt, 0 for none, and whether it has not ended.
+
+    Raises:
+        ConfigError: it is alive, and does something else.
+    """
     pattern = re.compile(re.escape(what.base) + r"-(\d+)")
     found = {}
     for job in client.list_jobs():
         if job.submission_id and (match := pattern.fullmatch(job.submission_id)):
             found[int(match[1])] = job
     number = max(found, default=0)
-    return number, bool(found) and not found[number].status.is_terminal()
+    alive = bool(found) and not found[number].status.is_terminal()
+    if alive and found[number].entrypoint != what.entrypoint:
+        raise ConfigError(
+            f"{what.base}-{number} is running with other words ({found[number].entrypoint}); expected the same ones to "
+            "follow it, or another name for another run"
+        )
+    return number, alive
 
 
 def _start(client: Any, name: str, what: Submission) -> None:
@@ -139,21 +157,23 @@ def _start(client: Any, name: str, what: Submission) -> None:
 
 def _next_commands(address: str, name: str) -> str:
     where = f"--address {address}"
+    ray = "RAY_AUTH_MODE=token ray job" if os.environ.get("RAY_AUTH_MODE") == "token" else "ray job"
     return (
-        f"{name}\n  logs: ray job logs {where} --follow {name}\n  stop: ray job stop {where} {name}\n"
+        f"{name}\n  logs: {ray} logs {where} --follow {name}\n  stop: {ray} stop {where} {name}\n"
         f"  dashboard: {address}/#/jobs/{name}"
     )
 
 
 def _follow(client: Any, name: str) -> tuple[int | None, str]:
     """Prints what a job says until it ends; returns its exit code, None if it left none, and what Ray says of it."""
-    said, answered = 0, time.monotonic()
+    said, answered = [0], time.monotonic()
     while True:
+        with suppress(Exception):  # of aiohttp, or Ray's RuntimeError; the status below says whether it matters
+            asyncio.run(_print_logs(client, name, said))
         try:
-            said = asyncio.run(_print_logs(client, name, said))
             info = client.get_job_info(name)
             answered = time.monotonic()
-        except Exception as error:  # of aiohttp, of requests, or Ray's RuntimeError
+        except Exception as error:  # of requests, or Ray's RuntimeError
             if time.monotonic() - answered > _PATIENCE_SECONDS:
                 raise UnavailableError(
                     f"{_no_answer(client.get_address(), error)}; {name} may go on: the same command follows it"
@@ -167,15 +187,18 @@ def _follow(client: Any, name: str) -> tuple[int | None, str]:
         time.sleep(_POLL_SECONDS)
 
 
-async def _print_logs(client: Any, name: str, said: int) -> int:
-    """Prints a job's log from a character on; returns how many there are now. The server begins at the first one."""
-    place = 0
-    async for text in client.tail_job_logs(name):
-        new = text[max(said - place, 0) :]
-        place += len(text)
-        print(new, end="", flush=True)
-        said = max(said, place)
-    return said
+async def _print_logs(client: Any, name: str, said: list[int]) -> None:
+    """Prints a job's log but for the characters that were said before, until it ends or is silent.
+
+    The server begins at the first character each time, and does not notice a dead connection.
+    """
+    place, lines = 0, client.tail_job_logs(name)
+    with suppress(StopAsyncIteration, TimeoutError):
+        while True:
+            text = await asyncio.wait_for(anext(lines), _SILENCE_SECONDS)
+            print(text[max(said[0] - place, 0) :], end="", flush=True)
+            place += len(text)
+            said[0] = max(said[0], place)
 
 
 def check(what: Submission) -> None:

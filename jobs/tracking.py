@@ -21,7 +21,7 @@ from jobs.event_files import EventFiles
 from jobs.folder import RunFolder
 from jobs.schema import RunConfig
 from jobs.storage import write_text
-from jobs.wandb_files import last_step, offline_files
+from jobs.wandb_files import arrived
 from semisup_core.durable import flush
 
 
@@ -52,9 +52,8 @@ class Tracker:
         self._events = EventFiles(folder.path) if config.tracking.tensorboard else None
         self._wandb: Any = None
         if config.tracking.name == "wandb":
-            files = offline_files(folder.path)
             recorded = int(self._sent_file.read_text()) if self._sent_file.exists() else 0
-            self._sent = last_step(files) if files else recorded
+            self._sent = arrived(folder.path, recorded)
             self._wandb = wandb_run.start(config, folder, say)
             if self._written < self._sent:
                 window = {"rollback/from": self._sent, "rollback/to": self._written}
@@ -153,10 +152,15 @@ class Tracker:
         """Hands W&B the last rows, the curves, the encoder and the final numbers, and ends its run."""
         self.publish()
         curves = self._path.parent / "curves.png"
-        if self._wandb and curves.exists():
-            self._unless_it_fails(lambda: wandb_run.show(self._wandb, "curves", curves, self._written))
-        if self._wandb:
-            self._unless_it_fails(lambda: wandb_run.leave(self._wandb, self._folder))
+        for leave in (
+            lambda: wandb_run.show(self._wandb, "curves", curves, self._written),
+            lambda: wandb_run.leave(self._wandb, self._folder),
+        ):
+            if self._wandb and curves.exists():
+                try:
+                    leave()
+                except Exception as error:  # whatever W&B raises, the result below still goes there
+                    self._say(f"Weights & Biases took no picture or encoder ({error}); both are in {self._path.parent}")
         if self._wandb:
             try:
                 try:

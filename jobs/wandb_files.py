@@ -19,9 +19,21 @@ def offline_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
 
 
-def last_step(files: list[Path]) -> int:
-    """The newest `train/step` in some files, 0 for none."""
-    return max((int(row.get("train/step", 0)) for file in files for row in history(file)), default=0)
+def arrived(folder: Path, sent: int) -> int:
+    """The newest `train/step` that arrived of those that were sent.
+
+    Args:
+        folder: of the run.
+        sent: the newest one that W&B's process was given; all that is known where its last attempt was online.
+    """
+    files = offline_files(folder)
+    if not files or any(file > files[-1].parent for file in folder.glob("wandb/run-*")):
+        return sent
+    try:
+        steps = [int(row.get("train/step", 0)) for file in files for row in history(file)]
+    except Exception:  # whatever protocol buffers make of a damaged file; logging never stops training
+        return sent
+    return min(max(steps, default=0), sent)
 
 
 def history(file: Path) -> Iterator[dict[str, Any]]:

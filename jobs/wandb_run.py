@@ -84,19 +84,17 @@ def show(run: Any, name: str, picture: Path, step: int) -> None:
 
 
 def leave(run: Any, folder: RunFolder) -> None:
-    """Logs the encoder as an artifact with what describes it; of a bucket, a reference to where it lies there."""
+    """Logs the encoder as an artifact with what describes it; of a bucket, the address where it lies there."""
     import wandb
 
     if not folder.encoder.exists():
         return
-    artifact = wandb.Artifact(folder.name, type="encoder")
+    # W&B's own references want each cloud's library on this machine.
+    artifact = wandb.Artifact(folder.name, type="encoder", metadata={"folder": folder.url})
     for name in _FILES:
         if (folder.path / name).exists():
             artifact.add_file(str(folder.path / name))
     for file in (folder.encoder, folder.classifier):
-        if file.exists():
-            if isinstance(folder.storage, FolderStorage):
-                artifact.add_file(str(file))
-            else:
-                artifact.add_reference(f"{folder.url}/{file.name}", checksum=False)
+        if file.exists() and isinstance(folder.storage, FolderStorage):
+            artifact.add_file(str(file))
     run.log_artifact(artifact)

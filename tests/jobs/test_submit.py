@@ -76,7 +76,8 @@ def test_a_job_is_followed_to_its_end(dashboard, tmp_path):
     assert code == 0, output
     assert "\nepoch 3/3" in output and "protocol    test" in output
     assert "sdk.py" not in output and "working_dir.py" not in output, output
-    assert f"stop: ray job stop --address {dashboard} train-run-1" in output and f"{dashboard}/#/jobs/train-" in output
+    assert f"stop: RAY_AUTH_MODE=token ray job stop --address {dashboard} train-run-1" in output
+    assert f"{dashboard}/#/jobs/train-" in output
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["complete"]
     assert "notes: two words; $HOME" in (tmp_path / "run" / "config.yaml").read_text()
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()]

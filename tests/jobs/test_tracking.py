@@ -311,7 +311,11 @@ class TestRealWandb:
         tracker.close({"test/knn20": 0.75})
         assert len(tracker.said) == 1 and "logging offline; send it later: wandb sync" in tracker.said[0]
         (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
-        assert b"train/loss" in file.read_bytes() and b"test/knn20" in file.read_bytes()
+        until = time.monotonic() + 60
+        while b"test/knn20" not in file.read_bytes():  # its process writes on after `finish`
+            assert time.monotonic() < until, (tracker.said, file.read_bytes()[:2000])
+            time.sleep(0.05)
+        assert b"train/loss" in file.read_bytes()
         written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
         assert not [path for path in written if key.encode() in path.read_bytes()]
 
