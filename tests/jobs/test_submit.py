@@ -71,6 +71,7 @@ class Submitted:
         return self._process.returncode, output
 
 
+@pytest.mark.slow
 def test_a_job_is_followed_to_its_end(dashboard, tmp_path):
     code, output = Submitted(dashboard, tmp_path, "tracking.notes=two words; $HOME").end()
     assert code == 0, output
@@ -83,12 +84,14 @@ def test_a_job_is_followed_to_its_end(dashboard, tmp_path):
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()]
 
 
+@pytest.mark.slow
 def test_what_a_retry_cannot_mend_is_not_tried_again(dashboard, tmp_path):
     code, output = Submitted(dashboard, tmp_path, "runtime.gpus_per_worker=99").end()
     assert code == 2, output
     assert "error: runtime.num_workers=1 with" in output and "submitting it again" not in output
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_is_lost_is_submitted_again_and_goes_on(dashboard, tmp_path):
     job = Submitted(dashboard, tmp_path, "trainer.epochs=100")
     job.wait_for_checkpoint()
@@ -101,6 +104,7 @@ def test_a_job_whose_process_is_lost_is_submitted_again_and_goes_on(dashboard, t
     assert int(re.findall(r"resuming after step (\d+) of 1000", output)[-1]) > 0
 
 
+@pytest.mark.slow
 def test_a_job_is_left_alone_found_again_and_stopped(dashboard, tmp_path):
     code, output = Submitted(dashboard, tmp_path, *LONG, options=["wait=false"]).end()
     assert code == 0 and "epoch" not in output, output
@@ -115,6 +119,7 @@ def test_a_job_is_left_alone_found_again_and_stopped(dashboard, tmp_path):
     assert f"{name} is running already: following it" in output and "(a signal); the same command goes on" in output
 
 
+@pytest.mark.slow
 def test_without_the_token_or_a_server_it_is_exit_5(dashboard, tmp_path, cli):
     words = ["--", "train", f"storage={tmp_path}"]
     for address, token in ((dashboard, "wrong"), ("http://127.0.0.1:9", TOKEN)):
