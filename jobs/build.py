@@ -1,4 +1,4 @@
-"""From a configuration to the objects that train: data, method, trainer and their iterator."""
+"""From a configuration to the objects that train: data, method, trainer and their batches."""
 
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def build_streams(config: RunConfig, store: Store, split: Split, plan: Plan) -> 
     return {pool: streams[pool] for pool in config.pools}
 
 
-def build_iterator(
+def build_iterators(
     store: Store,
     streams: dict[str, Any],
     strategy: tf.distribute.Strategy,
@@ -113,24 +113,24 @@ def build_iterator(
     world_size: int,
     skipped: int = 0,
     only_first: bool = False,
-) -> Any:
-    """An endless iterator over the batches of this process's replicas, from one step on, after so many left out.
+) -> list[Any]:
+    """For each replica of this process an endless iterator over its batches, from one step on, after so many left out.
 
-    With `only_first`, it yields its first batch for ever.
+    With `only_first`, they yield their first batch for ever.
     """
     replicas = strategy.num_replicas_in_sync
     local = replicas // world_size
-    return iter(
-        strategy.distribute_datasets_from_function(
-            lambda context: batches(
+    return [
+        iter(
+            batches(
                 store,
                 streams,
                 first_step=first_step,
                 replicas=replicas,
-                local_replicas=local,
-                first_replica=rank * local,
+                replica=replica,
                 skipped=skipped,
                 only_first=only_first,
             )
         )
-    )
+        for replica in range(rank * local, (rank + 1) * local)
+    ]

@@ -51,7 +51,7 @@ class Debugging:
         self._calls, self._profiling = 0, False
         self._losses: list[float] = []
 
-    def run(self, iterator: Any, steps: int, flags: Sequence[bool]) -> dict[str, np.ndarray]:
+    def run(self, iterators: Sequence[Any], steps: int, flags: Sequence[bool]) -> dict[str, np.ndarray]:
         """`Trainer.run`, with the aids around it.
 
         Raises:
@@ -59,7 +59,7 @@ class Debugging:
         """
         self._profile()
         with _numerics_checked(self._trainer.step, steps) if self._config.check_numerics else _nothing():
-            logs = self._trainer.run(iterator, steps, flags)
+            logs = self._trainer.run(iterators, steps, flags)
         self._losses += logs["loss"].tolist()
         return logs
 
@@ -82,11 +82,11 @@ class Debugging:
             tf.profiler.experimental.stop()
             self._say(f"profiler trace: {self._trace} (tensorboard --logdir {self._trace} with its profile plugin)")
 
-    def begin(self, make_iterator: Callable[[], Any]) -> None:
+    def begin(self, make_iterators: Callable[[], Sequence[Any]]) -> None:
         """Writes `batch.npz` and, for each view, `batch_VIEW.png`: the first batch as the loss sees it."""
         if not self._config.dump_batch:
             return
-        seen = self._trainer.see(make_iterator())
+        seen = self._trainer.see(make_iterators())
         views = {f"{name}_{copy}": view for name, copies in seen.images.items() for copy, view in enumerate(copies)}
         rows = {f"{pool}_rows": rows for pool, rows in seen.rows.items()}
         file = self._folder.path / "batch.npz"

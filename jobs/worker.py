@@ -1,12 +1,11 @@
 """The one function that trains; every way in calls `worker_loop`."""
 
-import threading
 import time
 from typing import Any
 
 import tensorflow as tf
 
-from jobs.build import build_iterator, build_streams, build_training
+from jobs.build import build_iterators, build_streams, build_training
 from jobs.checkpoint import Checkpoint
 from jobs.debugging import Debugging
 from jobs.folder import RunFolder
@@ -122,20 +121,15 @@ class _Loop:
             NumericalError: a loss or a weight is not finite, and the run may not or cannot go back.
         """
         if self._leader:
-            self._debugging.begin(self._iterator)
+            self._debugging.begin(self._iterators)
         stop = self._runtime.agree(self._leader.stopped is not None if self._leader else None)
         while not (stop or self._wishes.stop or self._trainer.step >= self._last):
-            iterator = self._iterator()
+            iterators = self._iterators()
             try:
                 while not (stop or self._wishes.stop or self._trainer.step >= self._last):
-                    stop = self._epoch(iterator, started)
+                    stop = self._epoch(iterators, started)
             except NumericalError as error:
                 self._go_back(error)
-            held = [iterator]
-            del iterator
-            # TensorFlow's own tuner may sleep, as long as it has run and up to a minute, before it lets an iterator
-            # go; its switch (options.autotune) does not keep it from that.
-            threading.Thread(target=held.clear, name="let go", daemon=True).start()
         paused = self._trainer.step < self._plan.total_steps and not stop
         if self._leader and paused:
             why = "a signal" if self._wishes.stop else "debug.steps"
@@ -143,23 +137,24 @@ class _Loop:
         self._debugging.end()
         return paused
 
-    def _iterator(self) -> Any:
+    def _iterators(self) -> list[Any]:
         """The batches from the trainer's step on; its first steps may take longer."""
         self._patience = LONGER
         skipped = sum(end - start for start, end in self._skipped)
         place = self._runtime.rank, self._runtime.world_size
         where = self._store, self._streams, self._strategy, self._trainer.step
-        return build_iterator(*where, *place, skipped, only_first=self._config.debug.overfit_batch)
+        return build_iterators(*where, *place, skipped, only_first=self._config.debug.overfit_batch)
 
-    def _epoch(self, iterator: Any, started: float) -> bool:
+    def _epoch(self, iterators: list[Any], started: float) -> bool:
         """What is left of an epoch; returns whether training ends with it."""
         trainer, steps_per_epoch, leader = self._trainer, self._plan.steps_per_epoch, self._leader
         epoch = trainer.step // steps_per_epoch + 1
         epoch_end = epoch * steps_per_epoch
         if leader:
             leader.begin_epoch()
-        while trainer.step < min(epoch_end, self._last) and not self._wishes.stop:
-            self._advance(iterator, min(self._config.trainer.steps_per_call, min(epoch_end, self._last) - trainer.step))
+        until = min(epoch_end, self._last)
+        while trainer.step < until and not self._wishes.stop:
+            self._advance(iterators, min(self._config.trainer.steps_per_call, until - trainer.step))
         self._runtime.watch(LONGER)
         trainer.check_finite()
         if leader and trainer.step == epoch_end:
@@ -173,11 +168,11 @@ class _Loop:
             self._runtime.report({"epoch": epoch, "step": trainer.step}, leader.last_checkpoint if leader else None)
         return stop
 
-    def _advance(self, iterator: Any, steps: int) -> None:
+    def _advance(self, iterators: list[Any], steps: int) -> None:
         """Some steps, and a checkpoint when a machine is about to leave."""
         first, trainer = self._trainer.step, self._trainer
         self._runtime.watch(self._patience)
-        logs = self._debugging.run(iterator, steps, self._runtime.wishes())
+        logs = self._debugging.run(iterators, steps, self._runtime.wishes())
         self._patience, self._wishes = 1.0, Wishes(*trainer.flags)
         if self._leader:
             self._leader.log(first, logs)

@@ -60,11 +60,12 @@ class Trainer:
         self._run_steps = self._each_step if eager else tf.function(self._loop, reduce_retracing=True)
         self._eager = eager
 
-    def run(self, iterator: Any, steps: int, flags: Sequence[bool] = ()) -> dict[str, np.ndarray]:
+    def run(self, iterators: Sequence[Any], steps: int, flags: Sequence[bool] = ()) -> dict[str, np.ndarray]:
         """Takes steps.
 
         Args:
-            iterator: yields the batches of `data.pipeline`, the next one that of `self.step`.
+            iterators: one for each replica of this process, over its batches from `data.pipeline`; the next one is that
+                of `self.step`.
             steps: how many.
             flags: of this process, told to all with the values that are logged; always as many.
 
@@ -75,7 +76,7 @@ class Trainer:
             NumericalError: a loss is not finite; names the step.
         """
         raised = tf.constant([float(flag) for flag in flags], keras.config.floatx())
-        rows = self._run_steps(iterator, steps if self._eager else tf.constant(steps), raised).numpy()
+        rows = self._run_steps(iterators, steps if self._eager else tf.constant(steps), raised).numpy()
         logs = {name: rows[:, i] for i, name in enumerate(self._names)}
         self.flags = rows[:, len(self._names) :].any(axis=0).tolist()
         bad = np.flatnonzero(~np.isfinite(logs["loss"]))
@@ -85,14 +86,14 @@ class Trainer:
         self.step += steps
         return logs
 
-    def see(self, iterator: Any) -> Batch:
+    def see(self, iterators: Sequence[Any]) -> Batch:
         """The next batch as the loss sees it, of the first replica in this process, as arrays; takes no step."""
 
         def augmented(elements: dict[str, Tensor]) -> Batch:
             batch = self._augmented(elements)
             return batch._replace(labels=() if batch.labels is None else batch.labels)  # None cannot be collected
 
-        seen = self._strategy.run(augmented, args=(next(iterator),))
+        seen = self._strategy.run(augmented, args=(self._next(iterators),))
         return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0].numpy(), seen)
 
     def learning_rate(self) -> float:
@@ -109,18 +110,24 @@ class Trainer:
             if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
                 raise NumericalError(f"after step {self.step} the variable {name} is not finite", self.step)
 
-    def _loop(self, iterator: Any, steps: Any, flags: Tensor) -> Tensor:
+    def _loop(self, iterators: Sequence[Any], steps: Any, flags: Tensor) -> Tensor:
         """What each step logs, then the share of replicas that raise each flag, (steps, 1 + metrics + flags)."""
         rows = tf.TensorArray(keras.config.floatx(), size=0, dynamic_size=True)
         step = tf.autograph.experimental.do_not_convert(self._train_step)  # only this loop needs conversion
         for i in tf.range(steps):
-            values = self._strategy.run(step, args=(next(iterator), flags))
+            values = self._strategy.run(step, args=(self._next(iterators), flags))
             rows = rows.write(i, self._strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
         return rows.stack()
 
-    def _each_step(self, iterator: Any, steps: int, flags: Tensor) -> Tensor:
+    def _next(self, iterators: Sequence[Any]) -> Any:
+        """The next batch of each replica of this process."""
+        return self._strategy.experimental_distribute_values_from_function(
+            lambda context: next(iterators[context.replica_id_in_sync_group % len(iterators)])
+        )
+
+    def _each_step(self, iterators: Sequence[Any], steps: int, flags: Tensor) -> Tensor:
         """`_loop`, one step after the other."""
-        rows = [self._strategy.run(self._train_step, args=(next(iterator), flags)) for _ in range(steps)]
+        rows = [self._strategy.run(self._train_step, args=(self._next(iterators), flags)) for _ in range(steps)]
         return tf.stack([self._strategy.reduce(tf.distribute.ReduceOp.MEAN, row, axis=None) for row in rows])
 
     def _train_step(self, elements: dict[str, Tensor], flags: Tensor) -> Tensor:

@@ -1,8 +1,4 @@
-"""From index streams to batches on the replicas, as a tf.data pipeline.
-
-Each element is the share of one replica of this process at one step; elements come step by step, replica by replica,
-which is the order in which `strategy.distribute_datasets_from_function` hands them out.
-"""
+"""From index streams to the batches of one replica, as a tf.data pipeline."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,21 +20,19 @@ def batches(
     *,
     first_step: int,
     replicas: int,
-    local_replicas: int,
-    first_replica: int,
+    replica: int,
     skipped: int = 0,
     only_first: bool = False,
     ahead: int = _AHEAD,
 ) -> tf.data.Dataset:
-    """The shares of this process's replicas, endlessly from one step on.
+    """One replica's shares of the global batches, endlessly from one step on.
 
     Args:
         store: where the rows are.
         streams: pool name ("unlabelled", "labelled") -> step -> row ids of the global batch; R must divide them.
         first_step: where to begin.
         replicas: R, in all processes.
-        local_replicas: replicas of this process.
-        first_replica: global index of this process's first replica.
+        replica: which of them.
         skipped: batches left out before this step: step k has batch k + skipped of each stream.
         only_first: yield the first step's batch for ever.
         ahead: elements to prepare in advance.
@@ -49,12 +43,10 @@ def batches(
     """
     sizes = {pool: len(stream(first_step)) // replicas for pool, stream in streams.items()}
 
-    def read(element: int) -> list[np.ndarray]:
-        step = first_step + int(element) // local_replicas
-        replica = first_replica + int(element) % local_replicas
+    def read(step: int) -> list[np.ndarray]:
         parts: list[np.ndarray] = [np.array(step, np.int64)]
         for pool, stream in streams.items():
-            rows = stream(step + skipped)[replica * sizes[pool] : (replica + 1) * sizes[pool]]
+            rows = stream(int(step) + skipped)[replica * sizes[pool] : (replica + 1) * sizes[pool]]
             parts += [store.read(rows), rows.astype(np.int64)]
             if pool == "labelled":
                 parts.append(store.labels[rows].astype(np.int32))
@@ -62,16 +54,16 @@ def batches(
 
     names, types, shapes = _signature(store, sizes)
 
-    def load(element: Any) -> dict[str, Any]:
-        values = tf.numpy_function(read, [element], types)
+    def load(step: Any) -> dict[str, Any]:
+        values = tf.numpy_function(read, [step], types)
         for value, shape in zip(values, shapes, strict=True):
             value.set_shape(shape)
         return dict(zip(names, values, strict=True))
 
-    elements = tf.data.Dataset.counter()  # endless: a finite one costs an all-reduce a step to agree on its end
+    steps = tf.data.Dataset.counter(first_step)
     if only_first:
-        elements = elements.take(local_replicas).repeat()
-    return elements.map(load, num_parallel_calls=_READERS, deterministic=True).prefetch(ahead).with_options(_options())
+        steps = steps.take(1).repeat()
+    return steps.map(load, num_parallel_calls=_READERS, deterministic=True).prefetch(ahead).with_options(_options())
 
 
 def _signature(store: Store, sizes: dict[str, int]) -> tuple[list[str], list[Any], list[tuple[int, ...]]]:

@@ -67,7 +67,7 @@ class SmallRun:
         self.plan = make_plan(config, self.split, len(store.class_names), strategy.num_replicas_in_sync)
         self.streams = build_streams(config, store, self.split, self.plan)
         self.method, self.trainer = build_training(config, store, self.plan, strategy, initial)
-        self._place, self._iterator = (rank, world_size), None
+        self._place, self._iterators = (rank, world_size), None
 
     def run(self, steps, per_call=5):
         """The losses of the next steps."""
@@ -75,12 +75,12 @@ class SmallRun:
 
     def logs(self, steps, per_call=5):
         """Everything logged in the next steps: name -> (steps,)."""
-        from jobs.build import build_iterator
+        from jobs.build import build_iterators
 
-        if self._iterator is None:
-            self._iterator = build_iterator(self.store, self.streams, self.strategy, self.trainer.step, *self._place)
+        if self._iterators is None:
+            self._iterators = build_iterators(self.store, self.streams, self.strategy, self.trainer.step, *self._place)
         calls = [min(per_call, steps - done) for done in range(0, steps, per_call)]
-        logs = [self.trainer.run(self._iterator, call) for call in calls]
+        logs = [self.trainer.run(self._iterators, call) for call in calls]
         return {name: np.concatenate([log[name] for log in logs]) for name in logs[0]}
 
     def weights(self):

@@ -46,12 +46,12 @@ def test_a_worker_hangs(tmp_path, reference, monkeypatch, capfd, note):
 
         take_steps = Trainer.run
 
-        def run(self, iterator, steps, flags):
+        def run(self, iterators, steps, flags):
             if self.step >= 40:
                 with suppress(FileExistsError):
                     open(hung, "x").close()
                     threading.Event().wait()
-            return take_steps(self, iterator, steps, flags)
+            return take_steps(self, iterators, steps, flags)
 
         Trainer.run = run
         _work(job)

@@ -128,13 +128,16 @@ def test_a_breakpoint_in_a_loss_is_hit(storage):
     )
     os.close(terminal)
 
+    unread = bytearray()
+
     def until(words):
-        seen = b""
-        while words not in seen:
-            part = os.read(main, 4096)
-            seen += part
-            assert b"The program exited" not in seen, seen.decode()
-        return seen.decode()
+        while words not in unread:
+            unread.extend(os.read(main, 4096))
+            assert b"The program exited" not in unread, unread.decode()
+        end = unread.index(words) + len(words)
+        seen = unread[:end].decode()
+        del unread[:end]
+        return seen
 
     try:
         stopped = until(b"return loss")

@@ -346,7 +346,7 @@ class TestRun:
 
     @pytest.fixture(scope="class")
     def run(self, storage, cli):
-        words = [f"storage={storage}", "name=tracked", *SMALL, "trainer.epochs=6", "tracking=wandb"]
+        words = [f"storage={storage}", "name=curve", *SMALL, "trainer.epochs=6", "tracking=wandb"]
         words += ["tracking.mode=offline", "tracking.tensorboard=true", "tracking.notes=a note", "tracking.tags=[one]"]
         first = subprocess.Popen([sys.executable, "-m", "jobs.train", *words], stdout=subprocess.PIPE, text=True)
         assert any(line.startswith("epoch 2") for line in first.stdout)
@@ -354,7 +354,7 @@ class TestRun:
         first.communicate()
         done = cli("jobs.train", *words)
         assert done.returncode == 0 and "resuming after step" in done.stdout, done.stderr
-        return storage / "tracked"
+        return storage / "curve"
 
     def test_its_rows_make_one_curve(self, run):
         files = offline_files(run)
