@@ -32,6 +32,11 @@ def main() -> None:
     folder = find_run(run, options["storage"])
     name = Path(images).resolve().name or "images"
     output = Path(options["output"] or folder.path / "embedded" / f"{name}.parquet").expanduser()
+    if "://" in options["output"]:
+        raise ConfigError(
+            f"output: expected a file, got {options['output']!r}; without output= the table goes into the run, in a "
+            "bucket as well"
+        )
     if output.suffix.lower() not in _ENDINGS:
         raise ConfigError(f"output: expected a file ending in {' or '.join(_ENDINGS)}, got {options['output']!r}")
     with quiet_imports():  # after validation: a wrong word is answered before anything heavy loads

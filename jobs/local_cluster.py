@@ -60,6 +60,7 @@ def local_cluster(folder: Path, most_nodes: int, idle_minutes: float = 0.3) -> I
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
     words += ["--num-cpus=0", f"--dashboard-port={dashboard}", f"--autoscaling-config={folder / 'autoscaler.json'}"]
+    words += ["--dashboard-agent-listen-port=0"]  # the default is one port a machine, and without it no job starts
     with open(folder / "head.log", "w") as log:
         head = subprocess.Popen(
             words,

@@ -24,6 +24,8 @@ _FINAL = (0, 2, 3, 4, 130)
 _POLL_SECONDS = 1.0
 _BETWEEN_SECONDS = 5.0  # attempts
 _SILENCE_SECONDS = 30.0  # of a log, after which its connection may be dead
+_NO_AGENT = "No available agent"  # Ray's words, said after it has waited 10 s for one
+_AGENT_SECONDS = 60.0
 _PATIENCE_SECONDS = 120.0  # for a job server that does not answer while a job runs
 
 
@@ -149,10 +151,21 @@ def _newest(client: Any, what: Submission) -> tuple[int, bool]:
 
 def _start(client: Any, name: str, what: Submission) -> None:
     environment = {**yaml.safe_load(_ENVIRONMENT.read_text()), "working_dir": str(ROOT)}
-    try:
-        client.submit_job(entrypoint=what.entrypoint, submission_id=name, runtime_env=environment)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise UnavailableError(f"{name} could not be submitted: {error}") from error
+    started = time.monotonic()
+    while True:
+        try:
+            client.submit_job(entrypoint=what.entrypoint, submission_id=name, runtime_env=environment)
+            return
+        except (RuntimeError, OSError, ValueError) as error:
+            hint = ""
+            if _NO_AGENT in str(error):  # a cluster that has just started has none yet
+                if time.monotonic() - started < _AGENT_SECONDS:
+                    continue
+                hint = (
+                    " (the head's agent does not run: a second cluster on its machine may hold its port; "
+                    "ray start --dashboard-agent-listen-port=0 takes a free one)"
+                )
+            raise UnavailableError(f"{name} could not be submitted: {error}{hint}") from error
 
 
 def _next_commands(address: str, name: str) -> str:
@@ -205,22 +218,51 @@ def check(what: Submission) -> None:
     """Answers here what the job would be refused for there.
 
     Raises:
-        ConfigError: as the job's own; or a storage that does not outlive the job's folder.
+        ConfigError: as the job's own; or a place that does not outlive the job's folder, or is not there.
     """
     from jobs import config, search_config, stages
     from jobs.cli import read_words
 
-    if what.job not in ("train", "tune", "pipeline"):
-        return
     overrides, file = read_words(list(what.words))
-    if what.job == "train":
-        storage = config.load(overrides, file).storage
-    elif what.job == "tune":
+    if file:
+        _check_sent(file)
+    if what.job in ("evaluate", "embed"):
+        _check_finished_run(overrides)
+        return
+    if what.job == "tune":
         storage = search_config.load(overrides, file).config.storage
-    else:
+    elif what.job == "pipeline":
         storage = stages.plan(overrides, file)[0].load().storage
-    if not is_shared(storage):
+    else:
+        storage = config.load(overrides, file).storage
+    _check_outlives("storage", storage)
+
+
+def _check_finished_run(words: Sequence[str]) -> None:
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    run = next((word for word in words if "=" not in word), "")
+    if not is_shared(run):
+        _check_outlives("storage", options.get("storage", "runs"))
+    if "output" in options:
+        _check_outlives("output", options["output"])
+
+
+def _check_outlives(key: str, place: str) -> None:
+    if not is_shared(place):
         raise ConfigError(
-            f"storage: expected an absolute path that all nodes share, or a bucket, got {storage}; a job's working "
-            "folder does not outlive it; add storage=s3://BUCKET/PREFIX or storage=/shared/runs"
+            f"{key}: expected an absolute path that all nodes share{' or a bucket' if key == 'storage' else ''}, got "
+            f"{place}; a job's working folder does not outlive it"
+        )
+
+
+def _check_sent(file: str) -> None:
+    """Whether the job will find a configuration file."""
+    if is_shared(file):
+        return
+    left_out = [line.strip("/") for line in (ROOT / ".rayignore").read_text().splitlines() if line[:1] == "/"]
+    inside = Path(file).resolve().is_relative_to(ROOT) and (ROOT / file).resolve() == Path(file).resolve()
+    if not inside or (ROOT / file).resolve().relative_to(ROOT).parts[0] in left_out:
+        raise ConfigError(
+            f"--config {file}: the job would not find it; expected a file of the project that is sent along (all but "
+            f"{', '.join(left_out)}), named from the project's folder, an absolute path that all nodes see, or a bucket"
         )

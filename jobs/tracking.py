@@ -125,8 +125,11 @@ class Tracker:
         self._unless_it_fails(lambda: self._send(rows))
 
     def _send(self, rows: list[dict[str, Any]]) -> None:
+        steps: dict[int, dict[str, Any]] = {}  # one row of W&B's has all of a step: a kill loses it whole or not at all
         for row in rows:
-            self._wandb.log({"train/step": row["step"], **{k: v for k, v in row.items() if k != "step"}})
+            steps.setdefault(row["step"], {"train/step": row["step"]}).update(row)
+        for values in steps.values():
+            self._wandb.log({key: value for key, value in values.items() if key != "step"})
 
     def abandon(self) -> None:
         """Ends W&B's run where it is: another one may follow in this process."""

@@ -27,6 +27,7 @@ def ray_head(cores=4):
             free.bind(("127.0.0.1", 0))
         port, dashboard = (free.getsockname()[1] for free in (first, second))
     words = ["start", "--head", "--block", f"--port={port}", f"--num-cpus={cores}", f"--dashboard-port={dashboard}"]
+    words += ["--dashboard-agent-listen-port=0"]  # another cluster on the machine may hold the default one
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", TOKEN)

@@ -104,6 +104,7 @@ def test_folders_without_an_image_are_errors(trained_run, tmp_path, command):
     "words, expected",
     [
         (["output=table.xlsx"], ".parquet or .csv"),
+        (["output=s3://bucket/table.csv"], "output: expected a file"),
         (["predict=knn"], "did you mean"),
         (["predict=knn20,linear"], "predict: expected one of"),
         (["neighbours=0"], "from 1 to 1000"),

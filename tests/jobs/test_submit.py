@@ -71,7 +71,6 @@ class Submitted:
         return self._process.returncode, output
 
 
-@pytest.mark.slow
 def test_a_job_is_followed_to_its_end(dashboard, tmp_path):
     code, output = Submitted(dashboard, tmp_path, "tracking.notes=two words; $HOME").end()
     assert code == 0, output
@@ -84,14 +83,12 @@ def test_a_job_is_followed_to_its_end(dashboard, tmp_path):
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()]
 
 
-@pytest.mark.slow
 def test_what_a_retry_cannot_mend_is_not_tried_again(dashboard, tmp_path):
     code, output = Submitted(dashboard, tmp_path, "runtime.gpus_per_worker=99").end()
     assert code == 2, output
     assert "error: runtime.num_workers=1 with" in output and "submitting it again" not in output
 
 
-@pytest.mark.slow
 def test_a_job_whose_process_is_lost_is_submitted_again_and_goes_on(dashboard, tmp_path):
     job = Submitted(dashboard, tmp_path, "trainer.epochs=100")
     job.wait_for_checkpoint()
@@ -104,7 +101,6 @@ def test_a_job_whose_process_is_lost_is_submitted_again_and_goes_on(dashboard, t
     assert int(re.findall(r"resuming after step (\d+) of 1000", output)[-1]) > 0
 
 
-@pytest.mark.slow
 def test_a_job_is_left_alone_found_again_and_stopped(dashboard, tmp_path):
     code, output = Submitted(dashboard, tmp_path, *LONG, options=["wait=false"]).end()
     assert code == 0 and "epoch" not in output, output
@@ -119,7 +115,6 @@ def test_a_job_is_left_alone_found_again_and_stopped(dashboard, tmp_path):
     assert f"{name} is running already: following it" in output and "(a signal); the same command goes on" in output
 
 
-@pytest.mark.slow
 def test_without_the_token_or_a_server_it_is_exit_5(dashboard, tmp_path, cli):
     words = ["--", "train", f"storage={tmp_path}"]
     for address, token in ((dashboard, "wrong"), ("http://127.0.0.1:9", TOKEN)):
@@ -134,6 +129,11 @@ def test_without_the_token_or_a_server_it_is_exit_5(dashboard, tmp_path, cli):
         (["train"], "expected options only, got train"),
         (["--", "train", "method=pows", "storage=/runs"], "did you mean paws?"),
         (["--", "train"], "storage: expected an absolute path that all nodes share"),
+        (["--", "data"], "storage: expected an absolute path that all nodes share"),
+        (["--", "evaluate", "suncet"], "storage: expected an absolute path that all nodes share"),
+        (["--", "embed", "/shared/suncet", "/birds", "output=a.csv"], "output: expected an absolute path"),
+        (["--", "train", "--config", "runs/a/config.yaml", "storage=/runs"], "the job would not find it"),
+        (["--", "train", "--config", "../a.yaml", "storage=/runs"], "the job would not find it"),
         (["--", "tune", "search.space.encoder.widht={choice: [8]}", "storage=/runs"], "did you mean encoder.width?"),
         (["retries=many", "--", "train", "storage=/runs"], "retries: expected a whole number"),
         (["wait=maybe", "--", "train", "storage=/runs"], "wait: expected true or false"),
@@ -162,7 +162,7 @@ def test_little_is_uploaded(tmp_path):
 def test_rays_own_command_runs_a_job(dashboard, tmp_path):
     words = ["job", "submit", "--address", dashboard, "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml"]
     train = ["--", sys.executable, "-m", "jobs.train", f"storage={tmp_path}", "name=run", *SMALL]
-    for more, code in (([], 0), (["runtime.gpus_per_worker=99"], 1)):
+    for more, code in (([], 0), (["runtime.gpus_per_worker=99", "name=refused"], 1)):
         done = subprocess.run(
             [sys.executable, "-m", "ray.scripts.scripts", *words, *train, *more],
             cwd=ROOT,
