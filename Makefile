@@ -52,7 +52,7 @@ typecheck: $(STAMP) ## mypy on semisup_core and jobs
 	@$(PY) -m mypy
 
 lock: $(STAMP) ## resolve pyproject.toml anew into constraints.txt (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url --no-annotate --no-header pyproject.toml -o constraints.txt
+	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url --no-annotate --no-header pyproject.toml -o constraints.txt
 
 clean: ## remove .venv
 	rm -rf .venv

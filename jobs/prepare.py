@@ -1,26 +1,46 @@
 """Data of a run: the prepared store and its split."""
 
+import hashlib
+import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from jobs.schema import RunConfig
+from jobs.schema import DatasetConfig, RunConfig
 from jobs.storage import Storage, open_storage
 from semisup_core.data import SOURCES
 from semisup_core.data.manifest import MANIFEST
 from semisup_core.data.sources import prepare
 from semisup_core.data.splits import Split, make_split
 from semisup_core.data.store import Store, open_store
+from semisup_core.data.writer import check_quota
 
 STORES = "stores"  # the folder of a storage that holds them
 
 
-def prepare_store(config: RunConfig, progress: bool = True) -> Store:
+def prepare_store(config: RunConfig, progress: bool = True, say: Callable[[str], Any] = print) -> Store:
     """Opens the store of the run's data set, and builds it first when it is not there.
+
+    On a machine that does not have the data, it is the store that was last made in this storage with the same words.
+
+    Args:
+        config: the run.
+        progress: draw a bar on stderr while writing.
+        say: prints a line to the user.
 
     Raises:
         DataError: the data cannot be used.
     """
     dataset, storage = config.dataset, open_storage(config.storage)
+    settings = {key: getattr(dataset, key) for key in SOURCES[dataset.name].settings}
+    note = storage.root / STORES / ".made_of" / f"{_digest(dataset, settings)}.json"
+    if dataset.path and not Path(dataset.path).expanduser().exists() and (made := storage.read(note)):
+        name = json.loads(made)["store"]
+        say(f"dataset.path={dataset.path} is not on this machine: taking the store {name}, made of it before")
+        store = fetched_store(storage, name)
+        check_quota(store.manifest.corrupt, len(store) + len(store.manifest.corrupt), dataset.corrupt_quota)
+        return store
     store = prepare(
         dataset.name,
         image_size=dataset.image_size,
@@ -28,10 +48,17 @@ def prepare_store(config: RunConfig, progress: bool = True) -> Store:
         fetch=partial(_fetch_whole, storage),
         corrupt_quota=dataset.corrupt_quota,
         progress=progress,
-        **{key: getattr(dataset, key) for key in SOURCES[dataset.name].settings},
+        **settings,
     )
     storage.send(store.path)
+    if dataset.path:
+        storage.write(note, json.dumps({"store": store.path.name, "dataset": dataset.name, **settings}).encode())
     return store
+
+
+def _digest(dataset: DatasetConfig, settings: dict[str, Any]) -> str:
+    words = {"name": dataset.name, "image_size": dataset.image_size, **settings}
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fetched_store(storage: Storage, name: str) -> Store:

@@ -1,5 +1,6 @@
 """Runs in an object store: a real S3 server on loopback, real commands."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from jobs.object_storage import cache_folder
 from jobs.prepare import prepare_store
 from jobs.storage import open_storage
 from jobs.tracking import Tracker
+from semisup_core.errors import DataError
 
 SMALL = [
     "runtime=local",
@@ -171,6 +173,20 @@ def test_a_store_whose_sending_was_interrupted_is_sent_again(cloud, another_mach
     storage._files.delete_file(storage._there(manifest))
     another_machine()
     assert prepare_store(line).fingerprint == digits.fingerprint and storage.read(manifest)  # made anew
+
+
+def test_a_machine_without_the_data_takes_the_store_that_was_made_of_them(cloud, another_machine, tmp_path, capsys):
+    np.savez(tmp_path / "birds.npz", images=np.zeros((40, 8, 8), np.uint8), labels=np.arange(40) % 2)
+    words = ["storage=s3://runs/apart", "dataset=arrays", f"dataset.path={tmp_path / 'birds.npz'}", "encoder=resnet18"]
+    line = config.load([*words, "dataset.image_size=8", "dataset.labels_per_class=5"])
+    made = prepare_store(line)
+    assert "taking the store" not in capsys.readouterr().out
+    another_machine()
+    (tmp_path / "birds.npz").unlink()
+    assert prepare_store(line).fingerprint == made.fingerprint
+    assert f"birds.npz is not on this machine: taking the store {made.path.name}" in capsys.readouterr().out
+    with pytest.raises(DataError, match="birds.npz"):
+        prepare_store(dataclasses.replace(line, dataset=dataclasses.replace(line.dataset, image_size=9)))
 
 
 def test_a_file_that_grows_while_it_is_sent_is_sent_as_it_was(cloud, monkeypatch):

@@ -1,0 +1,92 @@
+"""The SLURM script: shellcheck, and a run of it with a stand-in for SLURM's commands on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "cluster" / "slurm.sh"
+# Runs the command here; what srun is told about nodes and tasks ends at the first word without dashes.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+"""
+SCONTROL = "#!/bin/bash\necho one\necho two\n"
+HOSTNAME = "#!/bin/bash\necho 127.0.0.1\n"
+SMALL = [
+    *("jobs.train", "name=run", "encoder.width=8", "method.projection=[8]", "trainer.steps_per_epoch=10"),
+    *("trainer.unlabelled_batch=16", "trainer.labelled_batch=20", "evaluation.protocols=[knn20]"),
+    *("evaluation.monitor=knn20", "runtime.num_workers=2", "runtime.cpus_per_worker=1"),
+]
+
+
+def test_shellcheck_finds_nothing():
+    program = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([program, SCRIPT], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+def test_without_words_it_says_what_it_expects():
+    done = subprocess.run(["bash", SCRIPT], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "expected the words of a job" in done.stderr
+
+
+class Allocation:
+    """The script in an allocation of two nodes, both of which are this machine."""
+
+    def __init__(self, tmp_path, *words):
+        commands = tmp_path / "bin"
+        commands.mkdir(exist_ok=True)
+        for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("hostname", HOSTNAME)):
+            (commands / name).write_text(text)
+            (commands / name).chmod(0o755)
+        self.folder = tmp_path
+        self.process = subprocess.Popen(
+            ["bash", SCRIPT, *SMALL, f"storage={tmp_path / 'runs'}", *words],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                **{"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+                **{
+                    "SEMISUP_PYTHON": sys.executable,
+                    "SLURM_JOB_ID": str(os.getpid()),
+                    "SLURM_JOB_NODELIST": "[one-two]",
+                },
+                "SLURM_CPUS_PER_TASK": "1",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def end(self):
+        output = self.process.communicate(timeout=200)[0]
+        return self.process.returncode, output
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(500)
+@pytest.mark.xdist_group("ray")
+def test_two_nodes_train_save_at_a_signal_and_go_on(tmp_path):
+    first = Allocation(tmp_path, "trainer.epochs=60")
+    until = time.monotonic() + 150
+    while not Checkpoints(tmp_path / "runs" / "run" / "checkpoints").newest_meta():
+        assert time.monotonic() < until and first.process.poll() is None, first.end()[1]
+        time.sleep(0.1)
+    os.kill(first.process.pid, signal.SIGTERM)  # as SLURM signals the batch shell before the time limit
+    code, output = first.end()
+    assert code == 130, output
+    code, output = Allocation(tmp_path, "trainer.epochs=60").end()
+    assert code == 0 and "resuming after step" in output and "2 replicas" in output, output
+    assert json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())["complete"]
+    assert not list(tmp_path.glob(".ray-token-*"))
