@@ -19,6 +19,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@PYTHONWARNINGS=ignore PIP_CONSTRAINT=constraints.txt $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# `make train seed=1` would set a variable of make and train the default.
+STRAY := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(filter-out ARGS PYTHON,$(name))))
+ifneq ($(strip $(STRAY)),)
+$(error $(firstword $(STRAY)) is no variable of this Makefile; expected ARGS="$(firstword $(STRAY))=…")
+endif
+
 train: $(STAMP) ## train on the bundled digits; overrides with ARGS="key=value …"
 	@$(PY) -m jobs.train $(ARGS)
 

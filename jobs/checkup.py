@@ -66,23 +66,17 @@ def _devices(config: RunConfig) -> Iterator[Line]:
 
     with quiet_imports():
         import tensorflow as tf
-    facts = _cpu_facts()
-    flags = facts.get("flags", "").split()
-    bf16 = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+
+        from semisup_core.devices import processor
+    model, bf16 = processor()
     fast = f"bfloat16 in hardware ({', '.join(bf16)})" if bf16 else "no bfloat16 in hardware: leave precision=float32"
-    yield Line("processor", f"{facts.get('model name', platform.processor())}, {os.cpu_count()} cores, {fast}")
+    yield Line("processor", f"{model}, {os.cpu_count()} cores, {fast}")
     for gpu in tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpu)
         yield Line("gpu", f"{details.get('device_name', gpu.name)}, {_gpu_memory(gpu.name)}")
     if shutil.which("nvidia-smi") and not tf.config.list_physical_devices("GPU"):
         hint = "install its CUDA libraries: pip install -e '.[gpu]' -c constraints.txt"
         yield Line("gpu", "there is a driver, and TensorFlow sees no GPU", hint)
-
-
-def _cpu_facts() -> dict[str, str]:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().split("\n\n")[0].splitlines() if file.exists() else []
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _gpu_memory(name: str) -> str:

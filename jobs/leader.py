@@ -25,7 +25,7 @@ from jobs.text import duration
 from jobs.tracking import Tracker, read_rows
 from semisup_core.data.splits import POOLS, Split
 from semisup_core.data.store import Store
-from semisup_core.devices import device_names
+from semisup_core.devices import device_names, processor, threads
 from semisup_core.errors import NumericalError
 from semisup_core.evaluation.evaluator import Evaluator
 from semisup_core.methods.base import Method
@@ -96,7 +96,8 @@ class Leader:
             self._say("no validation labels: the last epoch is kept; dataset.validation_per_class=5 keeps the best")
         draw_gallery(gallery_columns(config, self._store, self._split), self._folder.path / "gallery.png")
         self._tracker.show("gallery", self._folder.path / "gallery.png")
-        self._folder.add_environment({"replicas": replicas, "devices": device_names()})
+        machine = {"devices": device_names(), "processor": processor()[0], "threads": threads()}
+        self._folder.add_environment({"replicas": replicas, **machine})
         self._ended = time.perf_counter()
 
     @property

@@ -2,7 +2,10 @@
 
 import math
 import os
+import platform
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -27,6 +30,20 @@ def set_threads(cpus: float | None) -> None:
             tf.config.threading.set_intra_op_parallelism_threads(max(1, math.ceil(cpus)))
         except RuntimeError:  # already started: a reused process keeps the threads it has
             return
+
+
+def processor() -> tuple[str, Sequence[str]]:
+    """The model of the CPU, and its instructions for products in bfloat16."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().split("\n\n")[0].splitlines() if file.exists() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    fast = [name for name in ("amx_bf16", "avx512_bf16") if name in facts.get("flags", "").split()]
+    return facts.get("model name", platform.processor()), fast
+
+
+def threads() -> int:
+    """Threads that one operation may use."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
 
 
 def device_names() -> list[str]:

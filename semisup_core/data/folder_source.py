@@ -30,7 +30,7 @@ def folder(path: str | Path, image_size: int) -> Found:
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
-        raise DataError(f"expected a folder of class folders at {path}, found {found}; check the path")
+        raise DataError(f"expected a folder of class folders at {root}, found {found}; check the path")
     listing = list_images(root, image_size)
     return Found(listing.key, partial(_source, root, listing, image_size))
 

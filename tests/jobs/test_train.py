@@ -59,6 +59,7 @@ def test_run_folder_is_what_a_person_can_use(finished):
     environment = json.loads((finished / "environment.json").read_text())
     assert {"commit", "dirty", "packages", "host", "cpus"} <= set(environment)
     assert environment["devices"] == ["CPU"] and environment["replicas"] == 1
+    assert environment["processor"] and environment["threads"] >= 1
     assert json.loads((finished / "split.json").read_text())["unlabelled_contains_labelled"] is True
     assert config.load([], str(finished / "config.yaml")).name == "straight"
     with Image.open(finished / "gallery.png") as gallery:  # 8 images in 4 columns, enlarged
