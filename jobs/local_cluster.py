@@ -132,13 +132,19 @@ def _listens(port: int) -> bool:
 
 
 def take_away(worker: int) -> None:
-    """Ends the node of a worker process at once, as a cloud does.
+    """Ends the node of a worker process with all that runs on it at once, as a cloud does.
 
     Args:
         worker: process id; Ray starts workers as children of their node's process.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
     """
-    node = int(subprocess.run(["ps", "-o", "ppid=", "-p", str(worker)], capture_output=True, check=True).stdout)
-    os.kill(node, signal.SIGKILL)
+    node = psutil.Process(worker).parent()
+    assert node is not None  # the init process is no worker
+    for process in [node, *node.children(recursive=True)]:  # without its node, a worker may go on for some seconds
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def wait_until(what: Callable[[], Any], seconds: float, alive: Callable[[], bool] = lambda: True) -> Any:

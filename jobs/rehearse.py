@@ -36,11 +36,13 @@ def main() -> None:
         print(f"a head without cores; nodes of one core come when asked for (dashboard {cluster.dashboard})")
         disturbed = _Job(cluster, Path(folder), "disturbed")
         _saved(disturbed, _STEPS_PER_EPOCH)
-        taken = time.monotonic()
-        take_away(disturbed.worker(1))
+        taken, lost = time.monotonic(), disturbed.worker(1)
+        take_away(lost)
         print(f"--- the node of worker 1 is taken away after step {_newest(disturbed)} ---", flush=True)
         going_on = _newest(disturbed) + _STEPS_PER_EPOCH
         _saved(disturbed, going_on)
+        if disturbed.worker(1) == lost:
+            raise TrainingError(f"the run went on with the worker that was taken away (process {lost})")
         print(f"--- {time.monotonic() - taken:.0f} s later, on a new node, an epoch more is done ---", flush=True)
         disturbed.end()
         alone = _Job(cluster, Path(folder), "undisturbed")
@@ -64,9 +66,9 @@ class _Job:
         return self._process.poll() is None
 
     def worker(self, rank: int) -> int:
-        """The process id of a worker."""
-        (file,) = (self.run / "stacks").glob(f"worker{rank}-*.txt")
-        return int(file.stem.rsplit("-", 1)[1])
+        """The process id of the newest worker of a rank."""
+        files = (self.run / "stacks").glob(f"worker{rank}-*.txt")
+        return int(max(files, key=lambda file: file.stat().st_mtime_ns).stem.rsplit("-", 1)[1])
 
     def end(self) -> None:
         """Waits.

@@ -107,7 +107,7 @@ def install(tmp_path, extras, *options):
 @pytest.mark.slow
 @pytest.mark.timeout(1300)
 def test_the_install_step_gives_an_environment_that_trains(tmp_path):
-    python, place = install(tmp_path, "")
+    python, place = install(tmp_path, "cpu")
     listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], capture_output=True, check=True).stdout
     pinned = pins()
     unpinned = {
