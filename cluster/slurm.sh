@@ -25,6 +25,7 @@ fi
 python=${SEMISUP_PYTHON:-.venv/bin/python}
 # The token lies beside the log for this allocation alone: other users of a node reach Ray's ports.
 token=$PWD/.ray-token-$SLURM_JOB_ID
+trap 'rm -f "$token"' EXIT
 (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token
 export RAY_TMPDIR=/tmp/ray-$SLURM_JOB_ID # another user's /tmp/ray cannot be written, and long paths break Ray's sockets
@@ -33,11 +34,15 @@ port=$((20000 + SLURM_JOB_ID % 10000))
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address)
 head=${head%% *}
+if [[ $head == 127.* || $head == *:* ]]; then
+    echo "error: ${nodes[0]} calls itself $head; expected the IPv4 address by which the other nodes reach it" >&2
+    exit 5
+fi
 
 # One step per node, so that one can be lost without the others.
 steps=()
 start() { # node, words of ray start
-    srun --nodes=1 --ntasks=1 --overlap --kill-on-bad-exit=0 --nodelist="$1" \
+    srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" --overlap --kill-on-bad-exit=0 --nodelist="$1" \
         "$python" -m ray.scripts.scripts start --block --disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK" \
         --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 "${@:2}" &
     steps+=($!)
@@ -47,14 +52,18 @@ end() {
     for step in "${steps[@]:1}" "${steps[0]}"; do # the head last: a node asks it before it ends
         kill "$step" 2>/dev/null && wait "$step" 2>/dev/null || true
     done
-    rm -f "$token"
+    rm -rf "$token" "$RAY_TMPDIR"
 }
 trap end EXIT
 
 # Nodes tell the workers on them that they leave; of the head, which has the last word, nobody waits for that.
 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 start "${nodes[0]}" --head --node-ip-address="$head" --port="$port" --include-dashboard=false
+SECONDS=0
 until "$python" -m ray.scripts.scripts health-check --address "$head:$port" &>/dev/null; do
-    kill -0 "${steps[0]}" 2>/dev/null || { echo "error: the head of the Ray cluster did not start" >&2; exit 5; }
+    if ! kill -0 "${steps[0]}" 2>/dev/null || ((SECONDS > 300)); then
+        echo "error: the head of the Ray cluster did not start" >&2
+        exit 5
+    fi
     sleep 1
 done
 for node in "${nodes[@]:1}"; do
@@ -64,14 +73,18 @@ done
 import sys, time
 import ray
 ray.init(sys.argv[1], logging_level="ERROR")
-while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+until = time.monotonic() + 300
+while (alive := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[2]):
+    if time.monotonic() > until:
+        print(f"error: {alive} of {sys.argv[2]} nodes joined the Ray cluster within 300 s", file=sys.stderr)
+        sys.exit(5)
     time.sleep(1)
 PYTHON
 
 # In the background, for bash runs a trap only then; the job gets the signal and has the rest of the time to save.
 "$python" -m "$1" runtime.address="$head:$port" "${@:2}" &
 job=$!
-trap 'kill -TERM "$job"' TERM
+trap 'kill -TERM "$job" 2>/dev/null || true' TERM
 code=0
 wait "$job" || code=$?
 if kill -0 "$job" 2>/dev/null; then # a signal ended the first wait, not the job

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -196,7 +197,14 @@ def _data(config: RunConfig) -> Iterator[Line]:
     dataset = config.dataset
     path = getattr(dataset, "path", None)
     if path and not Path(path).expanduser().exists():
-        yield Line("data", f"dataset.path={path} is not there", "mend the path; on a cluster, every node needs it")
+        from jobs.prepare import made_before
+
+        with suppress(UnavailableError, OSError):
+            if made := made_before(dataset, open_storage(config.storage)):
+                yield Line("data", f"dataset.path={path} is not here; the store {made[0]} is, {made[1]}")
+                return
+        hint = f"mend the path, or run jobs.data with the same words and storage={config.storage} where the data are"
+        yield Line("data", f"dataset.path={path} is not there", hint)
     elif path:
         yield Line("data", f"{dataset.name} in {path}; python -m jobs.data with the same words shows what is in it")
     else:

@@ -2,19 +2,23 @@
 
 import hashlib
 import json
+import os
+import platform
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.schema import DatasetConfig, RunConfig
-from jobs.storage import Storage, open_storage
+from jobs.storage import Storage, is_shared, open_storage
 from semisup_core.data import SOURCES
 from semisup_core.data.manifest import MANIFEST
 from semisup_core.data.sources import prepare
 from semisup_core.data.splits import Split, make_split
 from semisup_core.data.store import Store, open_store
 from semisup_core.data.writer import check_quota
+from semisup_core.errors import DataError
 
 STORES = "stores"  # the folder of a storage that holds them
 
@@ -22,7 +26,7 @@ STORES = "stores"  # the folder of a storage that holds them
 def prepare_store(config: RunConfig, progress: bool = True, say: Callable[[str], Any] = print) -> Store:
     """Opens the store of the run's data set, and builds it first when it is not there.
 
-    On a machine that does not have the data, it is the store that was last made in this storage with the same words.
+    On a machine that does not have the data, it is the store that was last made of the same path in this storage.
 
     Args:
         config: the run.
@@ -33,32 +37,61 @@ def prepare_store(config: RunConfig, progress: bool = True, say: Callable[[str],
         DataError: the data cannot be used.
     """
     dataset, storage = config.dataset, open_storage(config.storage)
-    settings = {key: getattr(dataset, key) for key in SOURCES[dataset.name].settings}
-    note = storage.root / STORES / ".made_of" / f"{_digest(dataset, settings)}.json"
-    if dataset.path and not Path(dataset.path).expanduser().exists() and (made := storage.read(note)):
-        name = json.loads(made)["store"]
-        say(f"dataset.path={dataset.path} is not on this machine: taking the store {name}, made of it before")
+    missing = bool(dataset.path) and not Path(dataset.path or "").expanduser().exists()
+    if missing and (made := made_before(dataset, storage)):
+        name, words = made
+        say(f"dataset.path={dataset.path} is not on this machine: taking the store {name}, {words}")
         store = fetched_store(storage, name)
         check_quota(store.manifest.corrupt, len(store) + len(store.manifest.corrupt), dataset.corrupt_quota)
         return store
-    store = prepare(
-        dataset.name,
-        image_size=dataset.image_size,
-        stores=storage.root / STORES,
-        fetch=partial(_fetch_whole, storage),
-        corrupt_quota=dataset.corrupt_quota,
-        progress=progress,
-        **settings,
-    )
+    try:
+        store = prepare(
+            dataset.name,
+            image_size=dataset.image_size,
+            stores=storage.root / STORES,
+            fetch=partial(_fetch_whole, storage),
+            corrupt_quota=dataset.corrupt_quota,
+            progress=progress,
+            **_settings(dataset),
+        )
+    except DataError as error:
+        if not missing:
+            raise
+        where = f"python -m jobs.data with the same words and storage={storage.url} on a machine that has the data"
+        raise DataError(f"{error}, or run {where}") from error
     storage.send(store.path)
-    if dataset.path:
-        storage.write(note, json.dumps({"store": store.path.name, "dataset": dataset.name, **settings}).encode())
+    if dataset.path and is_shared(dataset.path):
+        words = f"made of it on {platform.node()} at {time.strftime('%Y-%m-%d %H:%M')}"
+        note = {"store": store.path.name, "words": words, "images": len(store)}
+        storage.write(_note(dataset, storage), json.dumps(note).encode())
     return store
 
 
-def _digest(dataset: DatasetConfig, settings: dict[str, Any]) -> str:
-    words = {"name": dataset.name, "image_size": dataset.image_size, **settings}
-    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
+def made_before(dataset: DatasetConfig, storage: Storage) -> tuple[str, str] | None:
+    """The store that was last made of this path, by whatever machine has it: its name, and when and where that was.
+
+    Only an absolute path means the same on two machines.
+    """
+    try:
+        note = json.loads(storage.read(_note(dataset, storage)) or b"{}")
+        there = MANIFEST in storage.names(storage.root / STORES / note["store"])
+        return (note["store"], f"{note['words']}, {note['images']:,} images") if there else None
+    except (ValueError, KeyError, TypeError):  # none, or a damaged one
+        return None
+
+
+def _note(dataset: DatasetConfig, storage: Storage) -> Path:
+    """Where it stands which store was made of a path."""
+    words = {"name": dataset.name, "image_size": dataset.image_size, **_settings(dataset)}
+    if dataset.path:
+        words["path"] = os.path.normpath(dataset.path)
+    digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+    return storage.root / STORES / ".made_of" / f"{digest[:16]}.json"
+
+
+def _settings(dataset: DatasetConfig) -> dict[str, Any]:
+    """What the source of a data set takes."""
+    return {key: getattr(dataset, key) for key in SOURCES[dataset.name].settings}
 
 
 def fetched_store(storage: Storage, name: str) -> Store:

@@ -42,6 +42,11 @@ def _check_place(config: RunConfig) -> None:
             "debug.overfit_batch: trains on one batch, which is no run to keep or to go on with; expected "
             "debug.steps=200 or so, and resume=false"
         )
+    if config.debug.overfit_batch and not config.method.learns_one_batch:
+        raise ConfigError(
+            f"debug.overfit_batch: expected a method whose loss falls on one batch, got {config.method.name}, whose "
+            "negatives would be earlier keys of the same images; try it with method=info_nce"
+        )
 
 
 def _check_data(config: RunConfig) -> None:

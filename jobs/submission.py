@@ -236,6 +236,12 @@ def check(what: Submission) -> None:
     else:
         storage = config.load(overrides, file).storage
     _check_outlives("storage", storage)
+    for key, value in (word.split("=", 1) for word in overrides if "=" in word):
+        if key.endswith("dataset.path") and not Path(value).is_absolute():
+            raise ConfigError(
+                f"{key}: expected an absolute path, got {value}: one that all nodes see, or of data that "
+                "python -m jobs.data has prepared into the same storage"
+            )
 
 
 def _check_finished_run(words: Sequence[str]) -> None:
@@ -259,7 +265,9 @@ def _check_sent(file: str) -> None:
     """Whether the job will find a configuration file."""
     if is_shared(file):
         return
-    left_out = [line.strip("/") for line in (ROOT / ".rayignore").read_text().splitlines() if line[:1] == "/"]
+    ignored = ROOT / ".rayignore"
+    lines = ignored.read_text().splitlines() if ignored.exists() else []  # not in the image
+    left_out = [line.strip("/") for line in lines if line[:1] == "/"]
     inside = Path(file).resolve().is_relative_to(ROOT) and (ROOT / file).resolve() == Path(file).resolve()
     if not inside or (ROOT / file).resolve().relative_to(ROOT).parts[0] in left_out:
         raise ConfigError(

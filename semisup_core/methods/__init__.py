@@ -13,7 +13,12 @@ from semisup_core.settings import Settings, setting
 
 @dataclass(frozen=True)
 class MethodParams(Settings):
-    """What every method's settings class derives from."""
+    """What every method's settings class derives from.
+
+    `learns_one_batch`: whether its loss can be brought down by seeing one batch again and again.
+    """
+
+    learns_one_batch: ClassVar[bool] = True
 
     def smallest_loss(self, unlabelled: int, labelled: int, num_classes: int) -> float:
         """About the least mean loss that one batch can have; most losses go down to 0.
@@ -150,15 +155,12 @@ class MocoParams(MethodParams):
 
     pools: ClassVar[tuple[str, ...]] = ("unlabelled",)
     has_classifier: ClassVar[bool] = False
+    learns_one_batch: ClassVar[bool] = False  # its negatives would be earlier keys of the same images
     name: str = "moco"
     temperature: float = setting(0.2, above=0.0, at_most=10.0)
     momentum: float = setting(0.99, at_least=0.0, at_most=1.0)
     queue_size: int = setting(4096, at_least=1)
     projection: tuple[int, ...] = setting((2048, 128), at_least=1)
-
-    def smallest_loss(self, unlabelled: int, labelled: int, num_classes: int) -> float:
-        """Each query at its key, and at right angles to a queue of keys in all directions."""
-        return _contrastive_floor(self.queue_size, 0.0, self.temperature)
 
 
 @dataclass(frozen=True)

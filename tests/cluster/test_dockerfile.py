@@ -71,7 +71,7 @@ def test_it_runs_as_nobody_in_particular_and_sees_gpus():
     assert "NVIDIA_VISIBLE_DEVICES=all" in TEXT and "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in TEXT
 
 
-def test_it_installs_by_the_constraints_file_which_has_all_that_the_project_needs():
+def test_it_installs_by_the_constraints_file_which_has_all_that_is_installed_here():
     assert "--constraint constraints.txt" in INSTALL and '".[${EXTRAS}]"' in INSTALL
     pinned, seen, left = pins(), set(), [("semisup", frozenset())]
     while left:

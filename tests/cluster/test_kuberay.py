@@ -30,8 +30,9 @@ def errors(document):
     if found:
         return found
     head, workers = groups(document)
-    for group in (head, *workers):
-        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": group["template"]}
+    submitter = document["spec"].get("submitterPodTemplate")
+    for template in [group["template"] for group in (head, *workers)] + [submitter] * (submitter is not None):
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": template}
         try:
             kubernetes_validate.validate(pod, KUBERNETES, strict=True)
         except kubernetes_validate.ValidationError as error:
@@ -83,8 +84,11 @@ def test_it_keeps_the_rules(name):
         assert {"cpu", "memory"} <= container["resources"]["requests"].keys() & container["resources"]["limits"].keys()
         assert {"name": "shared", "mountPath": "/shared"} in container["volumeMounts"]
         assert {"name": "shared", "persistentVolumeClaim": {"claimName": "semisup"}} in pod["volumes"]
+        assert pod["restartPolicy"] == "Never"  # what KubeRay wants with Ray's second autoscaler
     assert len(images) == 1
     assert gpu["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    hidden = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}  # else the head sees the GPUs of its node's other pods
+    assert hidden in head["template"]["spec"]["containers"][0]["env"]
 
 
 def test_a_job_resumes_by_its_name_and_goes_when_it_is_done():
@@ -92,6 +96,9 @@ def test_a_job_resumes_by_its_name_and_goes_when_it_is_done():
     assert (
         spec["backoffLimit"] == 3 and " name=birds " in spec["entrypoint"] and " storage=/shared/" in spec["entrypoint"]
     )
+    assert spec["submissionMode"] == "K8sJobMode"
+    submitter = spec["submitterPodTemplate"]["spec"]
+    assert submitter["securityContext"]["runAsNonRoot"] and submitter["containers"][0]["image"].startswith("registry.")
     assert spec["shutdownAfterJobFinishes"] and spec["ttlSecondsAfterFinished"] > 0 and spec["suspend"] is False
 
 

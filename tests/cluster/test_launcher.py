@@ -22,10 +22,18 @@ PROVIDER = {
     "aws": {"type", "region", "availability_zone", "cache_stopped_nodes"},
     "gcp": {"type", "region", "availability_zone", "project_id", "cache_stopped_nodes"},
     "azure": {
-        *("type", "location", "resource_group", "subscription_id", "msi_name", "msi_resource_group"),
-        *("use_internal_ips", "cache_stopped_nodes"),
+        *("type", "location", "resource_group", "subscription_id", "unique_id", "subnet_mask", "msi_name"),
+        *("msi_resource_group", "use_internal_ips", "cache_stopped_nodes"),
     },
 }
+# The dashboard listens on the machine itself only; the autoscaler is told where its file is.
+START = "ulimit -n 65536; unset OMP_NUM_THREADS; ray start"
+HEAD = [
+    "ray stop",
+    f"{START} --head --port=6379 --object-manager-port=8076 --autoscaling-config=~/ray_bootstrap_config.yaml "
+    "--dashboard-host=127.0.0.1",
+]
+WORKER = ["ray stop", f"{START} --address=$RAY_HEAD_IP:6379 --object-manager-port=8076"]
 AZURE_TEMPLATE = Path(ray.__file__).parent / "autoscaler" / "_private" / "_azure" / "azure-vm-template.json"
 # What Ray itself fills in of that template.
 AZURE_FILLED = {"vmName", "vmTags", "vmCount", "adminUsername", "publicKey", "msi", "nsg", "subnet", "zones"}
@@ -63,8 +71,9 @@ def errors_azure(node):
     found += [f"{key} is missing" for key in needed if key not in given]
     wrong = [k for k, v in given.items() if k in template and not isinstance(v, ARM_TYPES[template[k]["type"].lower()])]
     found += [f"{key} is of another type" for key in wrong]
-    if given.get("priority", "Regular") not in ("Regular", "Spot"):
-        found.append("priority")
+    for key, values in (("priority", ("Regular", "Spot")), ("evictionPolicy", ("Delete", "Deallocate"))):
+        if given.get(key, values[0]) not in values:
+            found.append(f"{key} is none of {values}")
     return found
 
 
@@ -99,6 +108,11 @@ def test_the_cloud_has_what_it_asks_for(cloud):
         ("gcp", lambda node: node["disks"][0].update(bot=True), "bot"),
         ("azure", lambda node: node["azure_arm_parameters"].update(vmSise="D4"), "no parameter vmSise"),
         ("azure", lambda node: node["azure_arm_parameters"].pop("vmSize"), "vmSize is missing"),
+        (
+            "azure",
+            lambda node: node["azure_arm_parameters"].update(evictionPolicy="Delet"),
+            "evictionPolicy is none of",
+        ),
         ("azure", lambda node: node["azure_arm_parameters"].update(osDiskSize="150"), "osDiskSize is of another type"),
     ],
 )
@@ -117,11 +131,13 @@ def test_it_keeps_the_rules(cloud):
     assert config["provider"].keys() == PROVIDER[cloud] and config["provider"]["cache_stopped_nodes"] is False
     assert config["idle_timeout_minutes"] == 10
     assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
-    assert "-e RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    options = [option for option in config["docker"]["run_options"] if not option.startswith("-e AZURE_")]
+    assert options == ["--ulimit nofile=65536:65536", "-e RAY_AUTH_MODE=token"]
     assert not {"head_image", "worker_image"} & config["docker"].keys()  # one image everywhere
-    (start,) = (line for line in config["head_start_ray_commands"] if "--head" in line)
-    assert "--dashboard-host=127.0.0.1" in start and "--autoscaling-config=~/ray_bootstrap_config.yaml" in start
-    assert all("IpPermissions" not in line for line in (CLUSTER / f"{cloud}.yaml").read_text().splitlines())
+    assert head.keys() == {"resources", "node_config"}  # so there is one of it
+    assert (config["head_start_ray_commands"], config["worker_start_ray_commands"]) == (HEAD, WORKER)
+    login = config["initialization_commands"][-1]  # the registry of the image is the one that is logged in to
+    assert config["docker"]["image"].split("/")[0].removesuffix(".azurecr.io") in login
 
 
 def test_machines_are_not_open_to_the_world():
@@ -129,8 +145,30 @@ def test_machines_are_not_open_to_the_world():
         assert kind["node_config"]["SecurityGroupIds"]  # without them, Ray opens port 22 to all
         assert kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
     for kind in of("gcp")["available_node_types"].values():
-        assert kind["node_config"]["networkInterfaces"][0]["subnetwork"]  # without it, Ray takes the first one
+        (interface,) = kind["node_config"]["networkInterfaces"]  # without one, Ray takes the region's first network
+        assert interface["subnetwork"].endswith("/subnetworks/semisup")
     assert of("azure")["provider"]["use_internal_ips"] is True  # Ray's template opens port 22 to all
+
+
+def test_only_heads_may_start_machines():
+    aws, gcp = (of(cloud)["available_node_types"] for cloud in ("aws", "gcp"))
+    profiles = [aws[name]["node_config"]["IamInstanceProfile"]["Name"] for name in ("head", "gpu")]
+    assert profiles == ["semisup-head", "semisup-worker"]
+    # An account in the file would replace the one that Ray makes for the head, which may start machines.
+    assert "serviceAccounts" in gcp["gpu"]["node_config"] and "serviceAccounts" not in gcp["head"]["node_config"]
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_the_words_of_its_header_are_valid(cloud, monkeypatch):
+    from jobs.submission import Submission, check
+
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "account")
+    lines = [line[1:].strip() for line in (CLUSTER / f"{cloud}.yaml").read_text().splitlines() if line[:1] == "#"]
+    text = " ".join(lines).replace("\\ ", "")
+    (words,) = re.findall(r"jobs\.submit -- train (.*?) Down:", text)
+    check(Submission("train", words.split(), None))
+    (words,) = re.findall(r"jobs\.data (.*?) \(where", text)
+    check(Submission("data", words.split(), None))
 
 
 def test_workers_are_spot_and_the_head_is_not():
@@ -149,6 +187,7 @@ def test_an_unknown_key_is_refused_by_rays_schema():
         validate_config(config)
 
 
+IMAGES = {"aws.yaml", "gcp.yaml", "azure.yaml", "raycluster.yaml", "rayjob.yaml", "Dockerfile"}
 FILES = [*CLUSTER.glob("*.yaml"), *CLUSTER.glob("kuberay/*.yaml"), CLUSTER / "Dockerfile", CLUSTER / "slurm.sh"]
 
 
@@ -162,7 +201,11 @@ def test_every_file_names_versions_and_no_secret(file):
     )
     project = (CLUSTER.parent / "pyproject.toml").read_text()
     (version,) = re.findall(r'^version = "(.*)"$', project, re.MULTILINE)
-    for tag in re.findall(r"semisup:([\w.-]+)", text):
-        assert re.fullmatch(rf"{re.escape(version)}-ray{re.escape(pinned['ray'])}-(gpu|cpu)", tag), tag
+    tags = re.findall(r"semisup:(\S+)", text)
+    assert tags or "semisup:" not in text and file.name not in IMAGES
+    for tag in tags:
+        assert re.fullmatch(rf"{re.escape(version)}-ray{re.escape(pinned['ray'])}-(gpu|cpu)(-aws|-gcp|-azure)?", tag), (
+            tag
+        )
     for found in re.findall(r"rayVersion: (\S+)", text):
         assert found == pinned["ray"]

@@ -184,9 +184,16 @@ def test_a_machine_without_the_data_takes_the_store_that_was_made_of_them(cloud,
     another_machine()
     (tmp_path / "birds.npz").unlink()
     assert prepare_store(line).fingerprint == made.fingerprint
-    assert f"birds.npz is not on this machine: taking the store {made.path.name}" in capsys.readouterr().out
-    with pytest.raises(DataError, match="birds.npz"):
-        prepare_store(dataclasses.replace(line, dataset=dataclasses.replace(line.dataset, image_size=9)))
+    said = capsys.readouterr().out
+    assert f"birds.npz is not on this machine: taking the store {made.path.name}, made of it on " in said
+    assert said.endswith(", 40 images\n")
+    for other in ({"image_size": 9}, {"path": "birds.npz"}):
+        with pytest.raises(DataError, match=r"birds.npz.*, or run python -m jobs.data .*storage=s3://runs/apart"):
+            prepare_store(dataclasses.replace(line, dataset=dataclasses.replace(line.dataset, **other)))
+    storage = open_storage("s3://runs/apart")
+    storage.remove(storage.root / "stores" / made.path.name)
+    with pytest.raises(DataError, match="or run python -m jobs.data"):
+        prepare_store(line)
 
 
 def test_a_file_that_grows_while_it_is_sent_is_sent_as_it_was(cloud, monkeypatch):

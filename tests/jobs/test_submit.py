@@ -130,6 +130,10 @@ def test_without_the_token_or_a_server_it_is_exit_5(dashboard, tmp_path, cli):
         (["--", "train", "method=pows", "storage=/runs"], "did you mean paws?"),
         (["--", "train"], "storage: expected an absolute path that all nodes share"),
         (["--", "data"], "storage: expected an absolute path that all nodes share"),
+        (
+            ["--", "train", "storage=/runs", "dataset=folder", "dataset.path=birds"],
+            "dataset.path: expected an absolute",
+        ),
         (["--", "evaluate", "suncet"], "storage: expected an absolute path that all nodes share"),
         (["--", "embed", "/shared/suncet", "/birds", "output=a.csv"], "output: expected an absolute path"),
         (["--", "train", "--config", "runs/a/config.yaml", "storage=/runs"], "the job would not find it"),

@@ -8,12 +8,10 @@ import pytest
 from semisup_core.methods import (
     CrossEntropyParams,
     InfoNCEParams,
-    MocoParams,
     PawsParams,
     SimclrParams,
     SuncetParams,
 )
-from semisup_core.methods.moco import queue_cross_entropy
 from semisup_core.similarity import info_nce, neighbour_cross_entropy, nt_xent
 
 TEMPERATURE = 0.5
@@ -41,12 +39,6 @@ def test_of_pairs_and_classes():
     pairs = InfoNCEParams(temperature=TEMPERATURE).smallest_loss(6, 12, 3)
     both = SuncetParams(temperature=TEMPERATURE, supervised_weight=2.0).smallest_loss(6, 12, 3)
     assert both == pytest.approx(pairs + 2 * np.mean(supervised))
-
-
-def test_of_a_queue():
-    rows, queue = np.eye(8)[:3], np.eye(8)[3:]
-    least = MocoParams(temperature=TEMPERATURE, queue_size=5).smallest_loss(3, 0, 2)
-    assert np.mean(queue_cross_entropy(rows, rows, queue, TEMPERATURE)) == pytest.approx(least)
 
 
 def test_of_the_others():
