@@ -135,6 +135,12 @@ def _merge(schema: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConf
                 merged.merge_with(_only(layer, key))  # in place: a merge of two copies the whole schema for every key
             except OmegaConfBaseException as error:
                 raise ConfigError(f"{key} (in {origin}): {one_line(error)}") from error
+            value = OmegaConf.select(layer, key)
+            if isinstance(value, bool | float) and isinstance(OmegaConf.select(merged, key), str):
+                raise ConfigError(
+                    f"{key} (in {origin}): expected text, got what YAML reads as {value}; put it in two pairs of "
+                    f"""quotes, as in {key}='"off"'"""
+                )
     if missing:
         raise ConfigError(
             "; ".join(f"{key}: a value is needed, none was given: add {key}=VALUE" for key in sorted(missing))

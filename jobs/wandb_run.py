@@ -42,7 +42,7 @@ def has_key() -> bool:
     """Whether Weights & Biases has a key here."""
     import wandb
 
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False, verify=False)
 
 
 def _run(config: RunConfig, folder: RunFolder, mode: Literal["online", "offline"]) -> Any:

@@ -96,6 +96,8 @@ def test_a_member_picked_anew_drops_what_the_file_said_of_it(tmp_path):
         (["augmentation.strong.min_aera=0.5"], ["did you mean augmentation.strong.min_area"]),
         (["trainer.epochs.more=3"], ["trainer.epochs.more"]),
         (["trainer=3"], ["trainer"]),
+        (["name=off"], ["name", "expected text", "False"]),
+        (["tracking.notes=1e3"], ["tracking.notes", "1000.0"]),
         (["trainer.epochs=many"], ["trainer.epochs", "many"]),
         (["trainer.epochs=2.5"], ["trainer.epochs", "2.5"]),
         (["dataset.balanced=perhaps"], ["dataset.balanced", "perhaps"]),
