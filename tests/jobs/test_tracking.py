@@ -281,10 +281,13 @@ class TestWandb:
         assert run.inits[0]["id"] != run.inits[1]["id"]
 
     @pytest.mark.parametrize(("key", "mode"), [(None, "offline"), ("x" * 40, "online")])
-    def test_online_without_a_key_logs_offline(self, start, fake, monkeypatch, key, mode):
+    def test_online_without_a_key_logs_offline(self, start, fake, monkeypatch, tmp_path, key, mode):
         run = fake()
         monkeypatch.delenv("WANDB_API_KEY", raising=False)
-        monkeypatch.setattr(wandb, "api", SimpleNamespace(api_key=key))
+        (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {key}\n" if key else "")
+        (tmp_path / "netrc").chmod(0o600)
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        wandb.teardown()  # it remembers
         tracker = start(tracking="wandb", mode="online")
         assert run.inits[0]["mode"] == mode
         assert len(tracker.said) == (key is None) and all("wandb sync" in line for line in tracker.said)
