@@ -10,8 +10,8 @@ from semisup_core.data.store import Store
 
 Stream = Callable[[int], np.ndarray]
 
-_READERS = 2  # batches gathered at once; a gather is a memory copy, more threads only compete with the step
-_AHEAD = 4  # elements ready before they are asked for
+_READERS = 2  # batches gathered at once for a replica; a gather is a memory copy, more threads compete with the step
+_AHEAD = 4  # batches of a replica that are ready before they are asked for
 
 
 def batches(
@@ -35,7 +35,7 @@ def batches(
         replica: which of them.
         skipped: batches left out before this step: step k has batch k + skipped of each stream.
         only_first: yield the first step's batch for ever.
-        ahead: elements to prepare in advance.
+        ahead: batches to prepare in advance.
 
     Returns:
         A dataset of dicts: "step" () int64, "labels" (s,) int32 where there is a labelled stream, and for each pool

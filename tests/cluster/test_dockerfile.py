@@ -67,7 +67,7 @@ def test_what_it_copies_is_there_and_sent_to_the_builder():
 
 
 def test_it_runs_as_nobody_in_particular_and_sees_gpus():
-    assert "USER 1000:1000" in TEXT and "ENV HOME=/home/semisup" in TEXT and "\nENTRYPOINT" not in TEXT
+    assert "USER 1000:1000" in TEXT and "ENV HOME=/semisup\n" in TEXT and "\nENTRYPOINT" not in TEXT
     assert "NVIDIA_VISIBLE_DEVICES=all" in TEXT and "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in TEXT
 
 
