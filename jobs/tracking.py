@@ -150,6 +150,7 @@ class Tracker:
         except Exception as error:  # whatever W&B raises, the run goes on with its local files
             self._say(f"Weights & Biases failed ({error}); metrics go on in {self._path}")
             self._wandb = None
+            wandb_run.give_up()
 
     def close(self, summary: dict[str, Any]) -> None:
         """Hands W&B the last rows, the curves, the encoder and the final numbers, and ends its run."""

@@ -4,6 +4,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +59,7 @@ def _run(config: RunConfig, folder: RunFolder, mode: Literal["online", "offline"
         id=_id(folder.path),
         name=folder.name,
         resume="allow",
+        reinit="create_new",  # else a failed run of this process is handed out again
         mode=mode,
         dir=str(folder.path),
         config={**to_dict(config), "environment": json.loads(environment.read_text()) if environment.exists() else {}},
@@ -66,6 +68,14 @@ def _run(config: RunConfig, folder: RunFolder, mode: Literal["online", "offline"
     run.define_metric("train/step")
     run.define_metric("*", step_metric="train/step")
     return run
+
+
+def give_up() -> None:
+    """After a failure: lets W&B's process go, so that the next run here (a trial's) begins with another."""
+    import wandb
+
+    with suppress(Exception):  # whatever it raises when that process is dead
+        wandb.teardown()
 
 
 def _id(folder: Path) -> str:

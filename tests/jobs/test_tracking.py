@@ -338,6 +338,12 @@ class TestRealWandb:
         tracker.close({"test/knn20": 0.75})
         assert len(tracker.said) == 1 and "metrics go on in" in tracker.said[0]
         assert [row["step"] for row in rows(tmp_path)] == [*range(1, step + 1)]
+        after = start(tracking="wandb")  # a search's next trial in this process
+        after.log(step + 1, {"train/loss": 0.25})
+        commit(after)
+        after.close({"test/knn20": 0.75})
+        assert not after.said
+        assert len(offline_files(tmp_path / "run")) == 2
 
 
 PICTURES = {("pictures", "curves"), ("pictures", "gallery")}
