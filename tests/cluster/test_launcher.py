@@ -165,6 +165,9 @@ def test_the_words_of_its_header_are_valid(cloud, monkeypatch):
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "account")
     lines = [line[1:].strip() for line in (CLUSTER / f"{cloud}.yaml").read_text().splitlines() if line[:1] == "#"]
     text = " ".join(lines).replace("\\ ", "")
+    (bucket,) = re.findall(r"export STORAGE=(\S+)", text)
+    assert text.count(bucket) == 1 and text.count("storage=$STORAGE") == 2
+    text = text.replace("$STORAGE", bucket)
     (words,) = re.findall(r"jobs\.submit -- train (.*?) Down:", text)
     check(Submission("train", words.split(), None))
     (words,) = re.findall(r"jobs\.data (.*?) \(where", text)
