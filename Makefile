@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tune debug test test-slow test-faults rehearse lint format typecheck lock clean
+.PHONY: help setup train tune debug bench test test-slow test-faults rehearse lint format typecheck lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ tune: $(STAMP) ## search for better settings on the digits; overrides with ARGS=
 
 debug: $(STAMP) ## a few steps in this process, eagerly, with every check; overrides with ARGS="key=value …"
 	@$(PY) -m jobs.debug $(ARGS)
+
+bench: $(STAMP) ## measure this machine; overrides and parts with ARGS="step key=value …"
+	@$(PY) -m jobs.benchmark $(ARGS)
 
 test: $(STAMP) ## all tests that guard main
 	@$(PY) -m pytest -m "not slow and not faults" -n 2 --dist loadgroup $(ARGS)

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from jobs.checkpoint import Checkpoints
 from jobs.config import to_yaml
 from jobs.errors import ConfigError
@@ -191,13 +193,18 @@ class RunFolder:
                 write_text(file, text)
         if initial and not self._initial_encoder.exists():
             _copy(initial, self._initial_encoder)
-        write_text(self.path / "environment.json", json.dumps(_environment(), indent=1))
+        write_text(self.path / "environment.json", json.dumps(environment(), indent=1))
         self.send()
 
     def add_environment(self, facts: dict[str, Any]) -> None:
         """Adds what only a worker knows to environment.json."""
         file = self.path / "environment.json"
         write_text(file, json.dumps(json.loads(file.read_text()) | facts, indent=1))
+
+    def note_time(self, what: str, ago: float = 0.0) -> None:
+        """Adds to the timeline of environment.json that something happened now, or some seconds ago."""
+        timeline = json.loads((self.path / "environment.json").read_text())["timeline"]
+        self.add_environment({"timeline": {**timeline, what: time.time() - ago}})
 
 
 def run_folders(storage: Storage) -> list[RunFolder]:
@@ -248,9 +255,11 @@ def _copy(source: Path, target: Path) -> None:
     partial.replace(target)
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """What a run, or a measurement, ran with."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "timeline": {"command": psutil.Process().create_time(), "described": time.time()},
         "host": platform.node(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

@@ -70,6 +70,7 @@ class Leader:
         self._losses: list[float] = []
         self._skipped = restored.skipped if restored else []
         self._begun = self._spoken = self._ended = time.perf_counter()
+        self._stepped = False
 
     def introduce(self, replicas: int, streams: dict[str, Any], build_seconds: float) -> None:
         """Says what is about to run, checks that its checkpoints fit, and draws the gallery."""
@@ -98,6 +99,8 @@ class Leader:
         self._tracker.show("gallery", self._folder.path / "gallery.png")
         machine = {"devices": device_names(), "processor": processor()[0], "threads": threads()}
         self._folder.add_environment({"replicas": replicas, **machine})
+        self._folder.note_time("worker", build_seconds)
+        self._folder.note_time("built")
         self._ended = time.perf_counter()
 
     @property
@@ -121,6 +124,9 @@ class Leader:
 
     def log(self, first: int, logs: dict[str, np.ndarray]) -> None:
         """Logs steps first+1 … and shows a sign of life in a long epoch."""
+        if not self._stepped:
+            self._folder.note_time("first_steps")
+            self._stepped = True
         for i, values in enumerate(zip(*logs.values(), strict=True)):
             row = {f"train/{name}": float(value) for name, value in zip(logs, values, strict=True)}
             self._tracker.log(first + i + 1, row)

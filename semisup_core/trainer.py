@@ -1,6 +1,6 @@
 """The loop: augment, loss, gradient, update, after_update, compiled over several steps at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -57,7 +57,7 @@ class Trainer:
         self._policies, self._image_size, self._seed = policies, image_size, seed
         self._total_steps, self._clip, self._replica = total_steps, clip, Replica()
         self._names: list[str] = []
-        self._run_steps = self._each_step if eager else tf.function(self._loop, reduce_retracing=True)
+        self._run_steps = self._each_step if eager else self.compiled(self._train_step)
         self._eager = eager
 
     def run(self, iterators: Sequence[Any], steps: int, flags: Sequence[bool] = ()) -> dict[str, np.ndarray]:
@@ -90,7 +90,7 @@ class Trainer:
         """The next batch as the loss sees it, of the first replica in this process, as arrays; takes no step."""
 
         def augmented(elements: dict[str, Tensor]) -> Batch:
-            batch = self._augmented(elements)
+            batch = self.augmented(elements)
             return batch._replace(labels=() if batch.labels is None else batch.labels)  # None cannot be collected
 
         seen = self._strategy.run(augmented, args=(self._next(iterators),))
@@ -110,14 +110,25 @@ class Trainer:
             if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
                 raise NumericalError(f"after step {self.step} the variable {name} is not finite", self.step)
 
-    def _loop(self, iterators: Sequence[Any], steps: Any, flags: Tensor) -> Tensor:
-        """What each step logs, then the share of replicas that raise each flag, (steps, 1 + metrics + flags)."""
-        rows = tf.TensorArray(keras.config.floatx(), size=0, dynamic_size=True)
-        step = tf.autograph.experimental.do_not_convert(self._train_step)  # only this loop needs conversion
-        for i in tf.range(steps):
-            values = self._strategy.run(step, args=(self._next(iterators), flags))
-            rows = rows.write(i, self._strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
-        return rows.stack()
+    def compiled(self, step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A loop over some steps as one function of the graph.
+
+        Args:
+            step: of a replica's batch and the arguments that follow, (k,) values; the trainer's own, or parts of it.
+
+        Returns:
+            `run(iterators, steps, *arguments)`: (steps, k), means over replicas; `steps` is a scalar int32 tensor.
+        """
+        step = tf.autograph.experimental.do_not_convert(step)  # only this loop needs conversion
+
+        def loop(iterators: Sequence[Any], steps: Tensor, *arguments: Tensor) -> Tensor:
+            rows = tf.TensorArray(keras.config.floatx(), size=0, dynamic_size=True)
+            for i in tf.range(steps):
+                values = self._strategy.run(step, args=(self._next(iterators), *arguments))
+                rows = rows.write(i, self._strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
+            return rows.stack()
+
+        return tf.function(loop, reduce_retracing=True)
 
     def _next(self, iterators: Sequence[Any]) -> Any:
         """The next batch of each replica of this process."""
@@ -126,26 +137,44 @@ class Trainer:
         )
 
     def _each_step(self, iterators: Sequence[Any], steps: int, flags: Tensor) -> Tensor:
-        """`_loop`, one step after the other."""
+        """The compiled loop's rows, one step after the other."""
         rows = [self._strategy.run(self._train_step, args=(self._next(iterators), flags)) for _ in range(steps)]
         return tf.stack([self._strategy.reduce(tf.distribute.ReduceOp.MEAN, row, axis=None) for row in rows])
 
     def _train_step(self, elements: dict[str, Tensor], flags: Tensor) -> Tensor:
-        step = elements["step"]
-        progress = Progress(step, tf.cast(step, tf.float32) / self._total_steps)
-        batch = self._augmented(elements)
-        with tf.GradientTape() as tape:
-            loss, metrics, carry = self._method.loss(batch, progress, self._replica)
-            scaled = self._replica.scale(loss)
-        gradients = tape.gradient(scaled, [variable.value for variable in self._optimizer.variables])
-        self._optimizer.apply(self._clipped(self._replica.sums(gradients)))
+        """What the step logs, then the replica's flags, (1 + metrics + flags,)."""
+        progress = self.progress(elements)
+        gradients, logged, carry = self.gradients(self.augmented(elements), progress)
+        self.update(self._replica.sums(gradients))
         self._method.after_update(carry, progress, self._replica)
-        logged = {"loss": loss, **metrics}
         self._names = list(logged)
         values = tf.stack([tf.cast(value, keras.config.floatx()) for value in logged.values()])
         return tf.concat([values, flags], axis=0)
 
-    def _augmented(self, elements: dict[str, Tensor]) -> Batch:
+    # The parts of a step, in replica context.
+
+    def progress(self, elements: dict[str, Tensor]) -> Progress:
+        """Where the run is at a batch."""
+        return Progress(elements["step"], tf.cast(elements["step"], tf.float32) / self._total_steps)
+
+    def loss(self, batch: Batch, progress: Progress) -> tuple[dict[str, Tensor], Any]:
+        """The "loss" and the method's metrics, scalars, and what `after_update` needs."""
+        loss, metrics, carry = self._method.loss(batch, progress, self._replica)
+        return {"loss": loss, **metrics}, carry
+
+    def gradients(self, batch: Batch, progress: Progress) -> tuple[list[Tensor], dict[str, Tensor], Any]:
+        """This replica's share of the gradients, and what `loss` returns."""
+        with tf.GradientTape() as tape:
+            logged, carry = self.loss(batch, progress)
+            scaled = self._replica.scale(logged["loss"])
+        return tape.gradient(scaled, [variable.value for variable in self._optimizer.variables]), logged, carry
+
+    def update(self, gradients: list[Tensor]) -> None:
+        """One step of the optimisers with the sums over replicas."""
+        self._optimizer.apply(self._clipped(gradients))
+
+    def augmented(self, elements: dict[str, Tensor]) -> Batch:
+        """All views of a batch."""
         images = {}
         for i, view in enumerate(self._method.views):
             pixels = elements[view.pool]

@@ -1,0 +1,35 @@
+"""Measures what this machine does with a configuration: `python -m jobs.benchmark`."""
+
+import tempfile
+from pathlib import Path
+
+from jobs import config
+from jobs.cli import chosen_names, main_with_exit_codes, parse
+from jobs.quiet import quiet_imports
+
+PARTS = ("step", "stages", "input", "knn", "runs")
+REFERENCE = Path(__file__).resolve().parent.parent / "configs" / "experiment" / "reference_step.yaml"
+
+
+def main() -> None:
+    """Parses, validates, measures, prints, and leaves benchmark.json with a picture a part."""
+    arguments = parse(
+        f"Measure a configuration on random images: {', '.join(PARTS)}; one or more of these words chooses. Without "
+        "--config, it is the reference step in configs/experiment/reference_step.yaml.",
+        thorough="more repetitions, for figures to quote",
+    )
+    words = [word for word in arguments.overrides if "=" not in word]
+    parts = chosen_names("part", ",".join(words), PARTS) or list(PARTS)
+    overrides = [word for word in arguments.overrides if "=" in word]
+    run = config.load(overrides, arguments.config or str(REFERENCE))
+    if arguments.print_config:
+        print(config.to_yaml(run), end="")
+        return
+    with quiet_imports():  # after validation: a wrong key is answered before anything heavy loads
+        from jobs.benchmarks.measure import measure
+    with tempfile.TemporaryDirectory(prefix="semisup-benchmark-") as folder:
+        measure(run, parts, Path(folder), Path(run.storage) / "benchmark", arguments.thorough)
+
+
+if __name__ == "__main__":
+    main_with_exit_codes(main)

@@ -1,0 +1,55 @@
+"""All parts of a benchmark, one after the other, with what they ran on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.benchmarks import parts, step
+from jobs.benchmarks.images import with_random_images
+from jobs.benchmarks.report import Row, table, write_report
+from jobs.config import to_dict
+from jobs.folder import environment
+from jobs.schema import RunConfig
+from semisup_core.devices import device_names, processor, set_precision, threads
+
+_SECONDS = {"step": 40.0, "stages": 40.0, "input": 10.0, "knn": 12.0}
+_THOROUGH = 5  # times as long
+
+
+def measure(config: RunConfig, chosen: Sequence[str], scratch: Path, output: Path, thorough: bool) -> None:
+    """Measures, prints a table, and writes benchmark.json with a picture a part.
+
+    Args:
+        config: what to measure.
+        chosen: parts.
+        scratch: an empty folder for random images and short runs.
+        output: the folder to write into.
+        thorough: take longer.
+    """
+    set_precision(config.trainer.precision)
+    config = with_random_images(config, scratch)
+    training = step.make_training(config)
+    name, fast = processor()
+    print(
+        f"{config.method.name}, {config.encoder.name}, {config.dataset.image_size} px, {config.trainer.precision}, "
+        f"{training.views} views a step; random images; {', '.join(device_names())}, {name}, {threads()} threads"
+        f"{', '.join(['', *fast])}; medians and their 95 % intervals, all functions of a part timed in turns",
+        flush=True,
+    )
+    seconds = {name: value * (_THOROUGH if thorough else 1) for name, value in _SECONDS.items()}
+    rows: list[Row] = []
+    for part in chosen:
+        if part == "step":
+            found = parts.the_step(training, seconds[part])
+        elif part == "stages":
+            found = parts.stages(training, seconds[part])
+        elif part == "input":
+            found = parts.the_input(training, seconds[part])
+        elif part == "knn":
+            found = parts.kneighbours(seconds[part])
+        else:
+            found = parts.starts_and_scale(training, 10, 3 if thorough else 1)
+        print(table(found), flush=True)
+        rows += found
+    facts = {"environment": environment(), "devices": device_names(), "processor": name, "instructions": fast}
+    write_report(rows, {**facts, "threads": threads(), "config": to_dict(config)}, output)
+    print(f"{output}/benchmark.json and pictures beside it")

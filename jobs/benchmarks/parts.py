@@ -1,0 +1,174 @@
+"""The parts of `python -m jobs.benchmark`, each a function from a configuration to figures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from jobs.benchmarks import ceiling, data, neighbours, step
+from jobs.benchmarks.ordinary import ordinary_steps
+from jobs.benchmarks.report import Row
+from jobs.benchmarks.runs import measure_run
+from jobs.benchmarks.timing import difference, figure, in_turns, ratio
+from jobs.build import policies
+from semisup_core.devices import set_precision
+
+_GIGA = 1e-9
+_CALL = 0.8  # seconds that one timed call should take at least
+
+
+def the_step(training: step.Training, seconds: float) -> list[Row]:
+    """Parts (a) and (b): the ceiling, the step, and the ordinary way of writing it where there is one."""
+    steps = _steps_a_call(training)
+    functions: dict[str, Callable[[], Any]] = {
+        **ceiling.products(),
+        "step": step.whole(training, training.iterators(), steps),
+    }
+    if yardstick := _ordinary(training, steps):
+        functions["ordinary"] = yardstick
+    times = in_turns(functions, seconds)
+    precision = "bfloat16" if training.config.trainer.precision == "mixed_bfloat16" else "float32"
+    flops, own = step.operations(training) * steps, np.array(times["step"])
+    rows = [
+        Row("ceiling", name, figure(times[name]).inverse(ceiling.operations() * _GIGA), "GFLOP/s", "matrix product")
+        for name in ("float32", "bfloat16")
+    ]
+    ceilings = ceiling.operations() / np.array(times[precision])
+    rows += [
+        Row("step", "time", figure(own / steps).scaled(1e3), "ms", training.config.trainer.precision),
+        Row("step", "views", figure(own).inverse(training.views * steps), "1/s", f"{training.views} a step"),
+        Row("step", "arithmetic", figure(own).inverse(flops * _GIGA), "GFLOP/s", f"{flops / steps * _GIGA:.0f} a step"),
+        Row("step", "of the ceiling", figure(flops / own / ceilings), "", f"of the product in {precision}"),
+    ]
+    if yardstick:
+        words = "the same step written the ordinary way, in float32, under model.fit"
+        rows += [
+            Row("step", "ordinary", figure(times["ordinary"]).inverse(training.views * steps), "1/s", words),
+            Row("step", "times the ordinary", ratio(times["ordinary"], own)),
+        ]
+    return rows
+
+
+def _ordinary(training: step.Training, steps: int) -> Callable[[], Any] | None:
+    config, plan = training.config, training.plan
+    comparable = (
+        config.method.name == "suncet"
+        and not config.method.projection
+        and config.encoder.name == "conv"
+        and not config.encoder.batch_norm
+        and plan.labelled_batch == plan.unlabelled_batch
+        and training.strategy.num_replicas_in_sync == 1
+    )
+    if not comparable:
+        return None
+    rows = np.arange(min(len(training.store), 4 * plan.unlabelled_batch))
+    set_precision("float32")
+    try:
+        return ordinary_steps(
+            training.store.read(rows),
+            training.store.labels[rows],
+            policy=policies(config)["strong"],
+            width=config.encoder.width,
+            batch=plan.unlabelled_batch,
+            temperature=config.method.temperature,
+            learning_rate=config.optimizer.learning_rate,
+            steps=steps,
+        )
+    finally:
+        set_precision(config.trainer.precision)
+
+
+def stages(training: step.Training, seconds: float) -> list[Row]:
+    """Part (c): where the time of a step goes, by differences of steps that end early."""
+    steps, names = _steps_a_call(training), list(step.STAGES)
+    if training.strategy.num_replicas_in_sync == 1:
+        names.remove("collectives")
+    held = training.iterators(held=True)
+    functions = {name: step.until(training, name, held, steps) for name in names}
+    functions["held"] = step.whole(training, held, steps)
+    functions["whole"] = step.whole(training, iterators := training.iterators(), steps)
+    functions["one a call"] = step.one_a_call(training, iterators, steps)
+    times = {name: np.array(values) / steps for name, values in in_turns(functions, seconds).items()}
+    parts = {names[0]: times[names[0]]}
+    parts |= {name: times[name] - times[before] for before, name in zip(names, names[1:], strict=False)}
+    parts["rest"] = times["held"] - times["update"]
+    parts["input wait"] = times["whole"] - times["held"]
+    words = {
+        "update": "optimiser",
+        "rest": "metrics, what follows the update",
+        "input wait": "with the pipeline, less with one batch held in memory",
+    }
+    rows = [Row("stages", name, figure(values * 1e3), "ms", words.get(name, "")) for name, values in parts.items()]
+    host = difference(times["one a call"], times["whole"]).scaled(1e3)
+    rows.append(Row("stages", "host", host, "ms", "what a call costs: one step a call, less many"))
+    return rows
+
+
+def the_input(training: step.Training, seconds: float) -> list[Row]:
+    """Part (d): the pipeline alone, and bare reading, beside what a step consumes."""
+    steps = _steps_a_call(training)
+    functions = {
+        "pipeline": data.pipeline(training, steps),
+        "random rows": data.random_rows(training, training.images),
+        "step": step.whole(training, training.iterators(), steps),
+    }
+    times = in_turns(functions, seconds)
+    reading, own = np.array(times["random rows"]), np.array(times["step"]) / steps
+    return [
+        Row("input", "pipeline", figure(times["pipeline"]).inverse(training.images * steps), "images/s"),
+        Row("input", "random rows", figure(reading).inverse(training.images), "images/s", "one thread"),
+        Row("input", "the step reads", figure(own).inverse(training.images), "images/s"),
+        Row("input", "random rows, times the step", figure(own / reading)),
+    ]
+
+
+def kneighbours(seconds: float, bank: int = 50_000, queries: int = 2_000) -> list[Row]:
+    """Part (e): kNN queries a second."""
+    times = in_turns(neighbours.searches(bank, queries), seconds, fewest=3)
+    words = f"{neighbours.K} of {bank:,} x 128"
+    rows = [Row("knn", name, figure(values).inverse(queries), "queries/s", words) for name, values in times.items()]
+    return rows + [
+        Row("knn", f"semisup_core, times {name}", ratio(values, times["semisup_core"]))
+        for name, values in times.items()
+        if name != "semisup_core"
+    ]
+
+
+def starts_and_scale(training: step.Training, steps: int, repeats: int) -> list[Row]:
+    """Parts (f) and (g): real runs on 1 and more replicas and workers, and how each came to its first step."""
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    most = max(gpus, 2)
+    kinds: dict[str, list[str]] = {"local": ["runtime=local"], "Ray, 1 worker": ["runtime=ray"]}
+    several = {f"Ray, {most} workers": ["runtime=ray", f"runtime.num_workers={most}"]}
+    if not gpus:
+        several = {"local, 2 replicas": ["runtime=local", "debug.logical_devices=2"], **several}
+    plan = training.plan
+    batches = [f"trainer.unlabelled_batch={plan.unlabelled_batch * most}"]
+    batches += [f"trainer.labelled_batch={plan.labelled_batch * most}"]
+    kinds |= {f"{name}, same batch": words for name, words in several.items()}
+    kinds |= {f"{name}, {most} x the batch": [*words, *batches] for name, words in several.items()}
+    measured: dict[str, list[Any]] = {name: [] for name in kinds}
+    for _ in range(repeats):
+        for name, words in kinds.items():
+            measured[name].append(measure_run(training.config, *words, steps=steps))
+    rows = []
+    for name in ("local", "Ray, 1 worker"):
+        for phase in measured[name][0].phases:
+            rows.append(Row("start", f"{name}: {phase}", figure([run.phases[phase] for run in measured[name]]), "s"))
+        whole = figure([sum(run.phases.values()) for run in measured[name]])
+        rows.append(Row("start", f"{name}: to the end of the first call", whole, "s", f"{steps} steps"))
+    alone = np.array([run.rate for run in measured["local"]])
+    for name, runs in measured.items():
+        rates = [rate for run in runs for rate in run.rates]
+        rows.append(Row("scale", name, figure(rates), "images/s"))
+        rows.append(Row("scale", f"{name}, to local", figure(np.array([run.rate for run in runs]) / alone)))
+    return rows
+
+
+def _steps_a_call(training: step.Training) -> int:
+    """As many steps as make timing one call worth it; compiles, too."""
+    iterators = training.iterators()
+    step.whole(training, iterators, 1)()
+    (seconds,) = in_turns({"step": step.whole(training, iterators, 1)}, 0.0, fewest=1)["step"]
+    return max(1, min(50, round(_CALL / seconds)))

@@ -1,0 +1,168 @@
+"""The benchmark measures what it says: its clock, its counts, its yardstick, and the step it takes apart."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from jobs.benchmarks import parts, step
+from jobs.benchmarks.images import with_random_images
+from jobs.benchmarks.operations import count_operations
+from jobs.benchmarks.ordinary import OrdinarySuncet
+from jobs.benchmarks.report import Row, table, write_report
+from jobs.benchmarks.timing import Figure, figure, in_turns, ratio
+from jobs.config import load
+from semisup_core.devices import processor
+from semisup_core.policy import NONE
+
+REFERENCE = "configs/experiment/reference_step.yaml"
+SMALL = ["trainer.precision=float32", "dataset.image_size=32", "encoder.width=8"]
+SMALL += ["trainer.unlabelled_batch=20", "trainer.labelled_batch=20"]
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    return step.make_training(with_random_images(load(SMALL, REFERENCE), tmp_path_factory.mktemp("benchmark")))
+
+
+class TestTiming:
+    @pytest.mark.parametrize(("count", "left_out"), [(1, 0), (5, 0), (6, 0), (9, 1), (10, 1), (20, 5), (40, 13)])
+    def test_the_interval_is_that_of_the_sign_test(self, count, left_out):
+        values = np.random.default_rng(0).permutation(count)
+        assert figure(values) == Figure(np.median(values), left_out, count - 1 - left_out)
+        # The coverage of the interval by the binomial distribution: at least 95 %, and the next shorter one has less.
+        covered = [1 - 2 * sum(math.comb(count, i) for i in range(out + 1)) / 2**count for out in range(left_out + 2)]
+        assert covered[left_out] >= 0.95 or count < 6
+        assert covered[left_out + 1] < 0.95
+
+    def test_ratios_are_paired(self):
+        slow_moment = np.array([1.0, 1.0, 50.0, 1.0])
+        assert ratio(3 * slow_moment, slow_moment) == Figure(3.0, 3.0, 3.0)
+
+    def test_functions_are_called_in_turns_and_back(self):
+        calls = []
+        times = in_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 0.0, fewest=2)
+        assert "".join(calls) == "ab" + "ab" + "ba" and [len(values) for values in times.values()] == [2, 2]
+
+    def test_a_function_may_time_itself(self):
+        assert in_turns({"own": lambda: 0.125}, 0.0, fewest=1) == {"own": [0.125]}
+
+    def test_a_rate_turns_the_interval_round(self):
+        assert Figure(2.0, 1.0, 4.0).inverse(8.0) == Figure(4.0, 2.0, 8.0)
+
+
+class TestOperations:
+    def test_products_and_convolutions(self):
+        a, b, images = tf.zeros((3, 5)), tf.zeros((5, 7)), tf.zeros((2, 9, 9, 3))
+        kernel = tf.zeros((3, 3, 3, 4))
+        assert count_operations(tf.matmul, a, b) == 2 * 3 * 5 * 7
+        assert count_operations(lambda x, y: tf.matmul(x, y, transpose_a=True), tf.zeros((5, 3)), b) == 2 * 3 * 5 * 7
+        forward = 2 * (2 * 4 * 4 * 4) * (3 * 3 * 3)
+        assert count_operations(lambda x, k: tf.nn.conv2d(x, k, 2, "VALID"), images, kernel) == forward
+
+        def gradients(x, k):
+            with tf.GradientTape() as tape:
+                tape.watch([x, k])
+                y = tf.nn.conv2d(x, k, 2, "VALID")
+            return tape.gradient(y, [x, k]), y
+
+        assert count_operations(gradients, images, kernel) == 3 * forward
+
+    def test_the_reference_step(self, training):
+        views, places, counted = 60, (15, 7, 3, 1), 0
+        for channels, side in zip((3, 8, 8, 8), places, strict=True):
+            # The first layer has no gradient of its input.
+            counted += (2 if channels == 3 else 3) * 2 * views * side * side * 9 * channels * 8
+        counted += 3 * 2 * views * 8 * 8  # dense
+        losses = 3 * 2 * (20 * 20 * 8) * 2  # cosines and their gradients
+        assert counted + losses <= step.operations(training) <= (counted + losses) * 1.1  # and the colour maps
+
+
+class TestStep:
+    def test_the_last_stage_is_the_whole_step(self, training):
+        state = training.trainer.state()
+        step.whole(training, training.iterators(held=True), 3)()
+        expected = training.trainer.state()
+        training.trainer.load_state(state, 0)
+        step.until(training, "update", training.iterators(held=True), 3)()
+        found = training.trainer.state()
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+        assert any(not np.array_equal(found[name], state[name]) for name in expected)
+
+    @pytest.mark.parametrize("stage", step.STAGES[:-1])
+    def test_earlier_stages_change_nothing(self, training, stage):
+        state = training.trainer.state()
+        step.until(training, stage, training.iterators(), 2)()
+        assert all(np.array_equal(values, state[name]) for name, values in training.trainer.state().items())
+
+    def test_a_held_batch_is_the_first_one(self, training):
+        (real,), (held,) = training.iterators(), training.iterators(held=True)
+        first = next(real)
+        for _ in range(2):
+            again = next(held)
+            assert all(np.array_equal(again[name], first[name]) for name in first)
+
+
+def test_stages_add_up(training, monkeypatch):
+    monkeypatch.setattr(parts, "_CALL", 0.05)
+    rows = {row.name: row.figure.median for row in parts.stages(training, 0.0)}
+    assert list(rows) == ["augmentation", "forward", "backward", "update", "rest", "input wait", "host"]
+    assert rows["augmentation"] > 0 and rows["backward"] > 0
+
+
+def test_the_yardstick_computes_the_same_loss(training):
+    ours = training.method.modules["encoder"]
+    model = OrdinarySuncet(32, NONE, 8, training.config.method.temperature)
+    model.encoder.set_weights([keras.ops.convert_to_numpy(weight) for weight in ours.weights])
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
+    elements = next(training.iterators()[0])
+    images = {name: tf.cast(elements[name], tf.float32) for name in ("unlabelled", "labelled")}
+    batch = {"unlabelled": (images["unlabelled"],) * 2, "labelled": (images["labelled"],)}
+    from semisup_core.methods.base import Batch
+    from semisup_core.replica import Replica
+
+    expected, _, _ = training.method.loss(Batch(batch, elements["labels"], {}), None, Replica())
+    found = model.train_step((elements["unlabelled"], (elements["labelled"], elements["labels"])))["loss"]
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_report(tmp_path):
+    rows = [Row("step", "views", Figure(1234.5, 1200.0, 1300.0), "1/s", "words"), Row("step", "x", Figure(2, 2, 2))]
+    assert "1,234 1/s" in table(rows) and "[1,200, 1,300]" in table(rows)
+    write_report(rows, {"devices": ["CPU"]}, tmp_path)
+    written = json.loads((tmp_path / "benchmark.json").read_text())
+    assert written["devices"] == ["CPU"] and written["figures"][0]["figure"]["median"] == 1234.5
+    assert (tmp_path / "step.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_command(tmp_path, cli):
+    done = cli("jobs.benchmark", "input", *SMALL, f"storage={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "pipeline" in done.stdout and "random rows" in done.stdout
+    figures = json.loads((tmp_path / "benchmark" / "benchmark.json").read_text())["figures"]
+    assert {row["part"] for row in figures} == {"input"}
+
+
+def test_a_part_that_is_not_there(cli):
+    done = cli("jobs.benchmark", "stpe")
+    assert done.returncode == 2 and "did you mean step?" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow  # at 32 pixels 1.6 [1.55, 1.81] beside other work: too close to the bound to guard main yet
+def test_the_step_is_faster_than_the_ordinary_one(tmp_path, cli):
+    """The guard: a slower step fails here. It runs beside other tests, so it compares, and generously."""
+    fast = "avx512_bf16" in processor()[1]
+    words = [
+        "dataset.image_size=32",
+        "encoder.width=64",
+        f"trainer.precision={'mixed_bfloat16' if fast else 'float32'}",
+    ]
+    done = cli("jobs.benchmark", "step", *words, f"storage={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    figures = json.loads((tmp_path / "benchmark" / "benchmark.json").read_text())["figures"]
+    (times,) = (row["figure"] for row in figures if row["name"] == "times the ordinary")
+    assert times["median"] >= (1.5 if fast else 1.1), done.stdout
