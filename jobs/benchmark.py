@@ -6,6 +6,7 @@ from pathlib import Path
 from jobs import config
 from jobs.cli import chosen_names, main_with_exit_codes, parse
 from jobs.quiet import quiet_imports
+from jobs.storage import open_storage
 
 PARTS = ("step", "stages", "input", "knn", "runs")
 REFERENCE = Path(__file__).resolve().parent.parent / "configs" / "experiment" / "reference_step.yaml"
@@ -27,8 +28,13 @@ def main() -> None:
         return
     with quiet_imports():  # after validation: a wrong key is answered before anything heavy loads
         from jobs.benchmarks.measure import measure
+    storage = open_storage(run.storage)
+    storage.check()
+    output = storage.root / "benchmark"
     with tempfile.TemporaryDirectory(prefix="semisup-benchmark-") as folder:
-        measure(run, parts, Path(folder), Path(run.storage) / "benchmark", arguments.thorough)
+        measure(run, parts, Path(folder), output, arguments.thorough)
+    storage.send(output)
+    print(f"{storage.url}/{output.name}/benchmark.json and pictures beside it")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -125,7 +126,8 @@ class Leader:
     def log(self, first: int, logs: dict[str, np.ndarray]) -> None:
         """Logs steps first+1 … and shows a sign of life in a long epoch."""
         if not self._stepped:
-            self._folder.note_time("first_steps")
+            with suppress(OSError):  # a full disk stops no run before its checkpoints do
+                self._folder.note_time("first_steps")
             self._stepped = True
         for i, values in enumerate(zip(*logs.values(), strict=True)):
             row = {f"train/{name}": float(value) for name, value in zip(logs, values, strict=True)}

@@ -52,4 +52,3 @@ def measure(config: RunConfig, chosen: Sequence[str], scratch: Path, output: Pat
         rows += found
     facts = {"environment": environment(), "devices": device_names(), "processor": name, "instructions": fast}
     write_report(rows, {**facts, "threads": threads(), "config": to_dict(config)}, output)
-    print(f"{output}/benchmark.json and pictures beside it")

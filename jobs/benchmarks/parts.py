@@ -1,5 +1,6 @@
 """The parts of `python -m jobs.benchmark`, each a function from a configuration to figures."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,10 @@ from jobs.benchmarks.runs import measure_run
 from jobs.benchmarks.timing import difference, figure, in_turns, ratio
 from jobs.build import policies
 from semisup_core.devices import set_precision
+from semisup_core.policy import NONE
 
 _GIGA = 1e-9
+_COLOURS = ("brightness", "contrast", "saturation", "hue")
 _CALL = 0.8  # seconds that one timed call should take at least
 
 
@@ -52,11 +55,18 @@ def the_step(training: step.Training, seconds: float) -> list[Row]:
 
 def _ordinary(training: step.Training, steps: int) -> Callable[[], Any] | None:
     config, plan = training.config, training.plan
+    strong, drawn = policies(config)["strong"], ("min_area", "ratio", "flip", *_COLOURS)
+    known = {name: getattr(NONE, name) for name in drawn}
     comparable = (
         config.method.name == "suncet"
         and not config.method.projection
+        and config.method.supervised_weight == 1.0
         and config.encoder.name == "conv"
+        and config.encoder.pool == "flatten"
         and not config.encoder.batch_norm
+        and not config.encoder.output_relu
+        and config.optimizer.name == "adam"
+        and dataclasses.replace(strong, **known) == NONE  # it draws nothing else
         and plan.labelled_batch == plan.unlabelled_batch
         and training.strategy.num_replicas_in_sync == 1
     )
@@ -68,7 +78,7 @@ def _ordinary(training: step.Training, steps: int) -> Callable[[], Any] | None:
         return ordinary_steps(
             training.store.read(rows),
             training.store.labels[rows],
-            policy=policies(config)["strong"],
+            policy=strong,
             width=config.encoder.width,
             batch=plan.unlabelled_batch,
             temperature=config.method.temperature,

@@ -57,7 +57,7 @@ def in_turns(
     Each is called once before, uncounted. Every other round goes backwards.
 
     Args:
-        functions: by name; each waits until its work is done. What a float is returned by, took so many seconds.
+        functions: by name; each waits until its work is done. One that returns a float says itself how long it took.
         seconds: to spend; at least `fewest` rounds are made, at most `most`.
         fewest: rounds.
         most: rounds.

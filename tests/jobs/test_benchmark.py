@@ -106,11 +106,27 @@ class TestStep:
             assert all(np.array_equal(again[name], first[name]) for name in first)
 
 
-def test_stages_add_up(training, monkeypatch):
-    monkeypatch.setattr(parts, "_CALL", 0.05)
+def test_stages_are_differences(training, monkeypatch):
+    ends = {"augmentation": 1, "forward": 3, "backward": 7, "update": 8, "held": 10, "whole": 13, "one a call": 20}
+
+    def timed(functions, seconds):
+        for function in functions.values():
+            function()
+        assert list(functions) == list(ends)
+        return {name: [2.0 * end, 4.0 * end, 3.0 * end] for name, end in ends.items()}  # of two steps
+
+    monkeypatch.setattr(parts, "_steps_a_call", lambda training: 2)
+    monkeypatch.setattr(parts, "in_turns", timed)
     rows = {row.name: row.figure.median for row in parts.stages(training, 0.0)}
-    assert list(rows) == ["augmentation", "forward", "backward", "update", "rest", "input wait", "host"]
-    assert rows["augmentation"] > 0 and rows["backward"] > 0
+    expected = {"augmentation": 1, "forward": 2, "backward": 4, "update": 1, "rest": 2, "input wait": 3, "host": 7}
+    assert rows == {name: 1500.0 * part for name, part in expected.items()}
+
+
+def test_only_what_the_yardstick_does_is_compared_with_it(tmp_path):
+    words = ["optimizer.name=sgd", "augmentation.strong.blur=0.5", "encoder.output_relu=true"]
+    for i, word in enumerate(["seed=0", *words]):
+        config = with_random_images(load([*SMALL, word], REFERENCE), tmp_path / str(i))
+        assert (parts._ordinary(step.make_training(config), 1) is None) == (word in words)
 
 
 def test_the_yardstick_computes_the_same_loss(training):

@@ -55,7 +55,6 @@ def test_runs_that_are_held_and_runs_whose_process_is_gone(tmp_path):
 
 
 def test_wandb_without_a_key(monkeypatch):
-
     import wandb
 
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
