@@ -40,8 +40,11 @@ def build_training(
         initial: the .keras file that the encoder starts from, or None for random weights.
 
     Raises:
-        ConfigError: the file does not fit the encoder, or there is nothing to train.
+        ConfigError: the file does not fit the encoder, there is nothing to train, or too many devices for XLA.
     """
+    if config.trainer.xla and strategy.num_replicas_in_sync > 1:
+        found = strategy.num_replicas_in_sync
+        raise ConfigError(f"trainer.xla: expected a single device, found {found}; set it to false")
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         method = _method(config, len(store.class_names), initial)
@@ -73,6 +76,7 @@ def build_training(
             total_steps=plan.total_steps,
             clip=chosen.clip,
             eager=config.debug.eager,
+            xla=config.trainer.xla,
         )
     return method, trainer
 
@@ -113,13 +117,15 @@ def build_iterators(
     world_size: int,
     skipped: int = 0,
     only_first: bool = False,
+    to_device: bool = False,
 ) -> list[Any]:
     """For each replica of this process an endless iterator over its batches, from one step on, after so many left out.
 
-    With `only_first`, they yield their first batch for ever.
+    With `only_first`, they yield their first batch for ever; with `to_device`, batches are copied to the device ahead.
     """
     replicas = strategy.num_replicas_in_sync
     local = replicas // world_size
+    devices = strategy.extended.worker_devices if to_device else (None,) * local
     return [
         iter(
             batches(
@@ -127,10 +133,11 @@ def build_iterators(
                 streams,
                 first_step=first_step,
                 replicas=replicas,
-                replica=replica,
+                replica=rank * local + i,
                 skipped=skipped,
                 only_first=only_first,
+                device=device,
             )
         )
-        for replica in range(rank * local, (rank + 1) * local)
+        for i, device in enumerate(devices)
     ]

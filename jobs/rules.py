@@ -73,6 +73,11 @@ def _check_training(config: RunConfig) -> None:
         raise ConfigError("optimizer.weight_decay: adam has none; set it to 0, or use optimizer.name=adamw")
     if config.trainer.early_stop and not config.dataset.validation_per_class:
         raise ConfigError("trainer.early_stop: needs validation labels; set dataset.validation_per_class above 0")
+    if config.trainer.xla and (config.runtime.workers[-1] > 1 or config.debug.logical_devices > 1):
+        raise ConfigError(
+            "trainer.xla: compiles for a single device; set it to false, or use runtime.num_workers=1 and "
+            "debug.logical_devices=1"
+        )
     if config.trainer.online_probe and config.method.has_classifier:
         raise ConfigError(f"trainer.online_probe: {config.method.name} has a classifier of its own; set it to false")
 

@@ -74,7 +74,8 @@ class TrainerConfig(Settings):
 
     When a loss is not finite, training stops, or goes back to the last checkpoint and leaves out the batches since, at
     most `max_rollbacks` times. `online_probe` trains a linear classifier on the encoder's features beside the method,
-    without changing the encoder.
+    without changing the encoder. `xla` compiles loss and gradient with XLA, on a single device: some GPUs gain by it,
+    CPUs lose.
     """
 
     epochs: int = setting(100, at_least=1)
@@ -88,6 +89,7 @@ class TrainerConfig(Settings):
     on_nan: str = setting("stop", one_of=("stop", "rollback"))
     max_rollbacks: int = setting(3, at_least=1)
     online_probe: bool = False
+    xla: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class RuntimeConfig(Settings):
     `hang_seconds` is ended, with what all its threads did in `stacks/`; the first one may take five times as long.
     On a cluster that adds machines when they are asked for (`autoscaling`), workers need not fit those that are there
     now; what one needs must then be said with `cpus_per_worker` (and `gpus_per_worker`).
+    `all_reduce` is how gradients are summed: TensorFlow's choice, by NCCL, or without it (a ring of workers; copies
+    between the GPUs of one). `prefetch_to_device` has batches copied to the GPU before they are needed.
     """
 
     name: str = setting("ray", one_of=("local", "ray"))
@@ -146,6 +150,8 @@ class RuntimeConfig(Settings):
     hang_seconds: float = setting(600.0, at_least=1.0)
     address: str | None = None
     autoscaling: bool = False
+    all_reduce: str = setting("auto", one_of=("auto", "nccl", "ring"))
+    prefetch_to_device: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges, and that `num_workers` is one number or two."""

@@ -43,7 +43,8 @@ def worker_loop(
     started = time.perf_counter()
     set_threads(runtime.cpus)
     set_precision(config.trainer.precision)
-    strategy = make_strategy(runtime.world_size, config.debug.logical_devices, config.debug.eager)
+    debug = config.debug
+    strategy = make_strategy(runtime.world_size, debug.logical_devices, debug.eager, config.runtime.all_reduce)
     store = fetched_store(folder.storage, store_name)
     runtime.watch(LONGER)  # only now: the first time, a data set comes as fast as the network allows
     split = split_of(config, store)
@@ -143,7 +144,8 @@ class _Loop:
         skipped = sum(end - start for start, end in self._skipped)
         place = self._runtime.rank, self._runtime.world_size
         where = self._store, self._streams, self._strategy, self._trainer.step
-        return build_iterators(*where, *place, skipped, only_first=self._config.debug.overfit_batch)
+        only_first, to_device = self._config.debug.overfit_batch, self._config.runtime.prefetch_to_device
+        return build_iterators(*where, *place, skipped, only_first, to_device)
 
     def _epoch(self, iterators: list[Any], started: float) -> bool:
         """What is left of an epoch; returns whether training ends with it."""

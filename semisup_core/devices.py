@@ -52,38 +52,48 @@ def device_names() -> list[str]:
     return [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus] or ["CPU"]
 
 
-def make_strategy(world_size: int = 1, logical_devices: int = 1, eager: bool = False) -> tf.distribute.Strategy:
+def make_strategy(
+    world_size: int = 1, logical_devices: int = 1, eager: bool = False, all_reduce: str = "auto"
+) -> tf.distribute.Strategy:
     """The strategy of this process: mirrored over its devices, multi-worker when there are several processes.
 
     Args:
         world_size: processes in all; beyond 1, TF_CONFIG must describe them.
         logical_devices: parts into which the CPU is split when there is no GPU.
         eager: of a single device, compute in the calling thread, the only one that a debugger stops in.
+        all_reduce: "auto", "nccl", or "ring" for a ring of processes and copies between the GPUs of one.
 
     Raises:
-        ValueError: the CPU is already split into fewer parts, or there are GPUs to use instead.
+        ValueError: the CPU is already split into fewer parts, or there are GPUs to use instead, or none for NCCL.
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
+    if all_reduce == "nccl" and not gpus:
+        raise ValueError("expected GPUs for an all-reduce by NCCL, found none")
     if world_size > 1:
         # No timeout for collectives: TensorFlow holds a thread for each until its timeout is over, whether or not it
         # is done long before, and a run of a few hundred steps would use up the threads of the machine.
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        kind = tf.distribute.experimental.CommunicationImplementation[all_reduce.upper()]
+        options = tf.distribute.experimental.CommunicationOptions(implementation=kind)
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     os.environ.pop("TF_CONFIG", None)
     if gpus and logical_devices > 1:
         raise ValueError(f"expected no GPU when the CPU is split into {logical_devices}, found {len(gpus)}")
     if not gpus:
         _split_cpu(logical_devices)
     devices = tuple(f"GPU:{i}" for i in range(len(gpus))) or tuple(f"CPU:{i}" for i in range(logical_devices))
-    return tf.distribute.OneDeviceStrategy(devices[0]) if eager and len(devices) == 1 else _mirrored(devices)
+    if eager and len(devices) == 1:
+        return tf.distribute.OneDeviceStrategy(devices[0])
+    return _mirrored(devices, all_reduce if gpus else "auto")
 
 
 @cache
-def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+def _mirrored(devices: tuple[str, ...], all_reduce: str) -> tf.distribute.Strategy:
     # One a process: a second strategy over the same devices would number its collectives from the start again, and
     # TensorFlow takes them for the first one's.
-    return tf.distribute.MirroredStrategy(devices)
+    ways = {"nccl": tf.distribute.NcclAllReduce, "ring": tf.distribute.HierarchicalCopyAllReduce}
+    return tf.distribute.MirroredStrategy(devices, ways[all_reduce]() if all_reduce in ways else None)
 
 
 def _split_cpu(parts: int) -> None:

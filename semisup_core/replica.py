@@ -40,7 +40,9 @@ class Replica:
         if self.count == 1:
             return values
         # The multi-worker gather needs to know a tensor's device, which one fresh from an iterator lacks.
-        return self._context.all_gather(tf.identity(values), axis=0)
+        gathered = self._context.all_gather(tf.identity(values), axis=0)
+        gathered.set_shape((self.count * values.shape[0], *values.shape[1:]))  # which a gather leaves open
+        return gathered
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over replicas, same shape, at least float32; differentiable."""

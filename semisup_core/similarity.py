@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from semisup_core.chunks import by_anchors
+
 Tensor = Any
 
 # Added under a root, so that a zero vector has a finite gradient; far below float32's resolution of 1e-7 around 1.
@@ -65,8 +67,12 @@ def info_nce(features: Tensor, references: Tensor, positives: Tensor, temperatur
 
     Reference: van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018, eq. 4.
     """
-    logits = cosine_similarities(features, references) / temperature
-    return keras.losses.sparse_categorical_crossentropy(positives, logits, from_logits=True)
+
+    def losses(features: Tensor, references: Tensor, positives: Tensor) -> Tensor:
+        logits = cosine_similarities(features, references) / temperature
+        return keras.losses.sparse_categorical_crossentropy(positives, logits, from_logits=True)
+
+    return by_anchors(losses, features, [references], [positives])
 
 
 def nt_xent(features: Tensor, counterparts: Tensor, siblings: Tensor, positions: Tensor, temperature: float) -> Tensor:
@@ -85,10 +91,15 @@ def nt_xent(features: Tensor, counterparts: Tensor, siblings: Tensor, positions:
     Reference: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual
         Representations", 2020, eq. 1.
     """
-    to_siblings = cosine_similarities(features, siblings) / temperature
-    itself = ops.arange(ops.shape(siblings)[0], dtype="int32")[None, :] == positions[:, None]
-    logits = [cosine_similarities(features, counterparts) / temperature, ops.where(itself, MASKED, to_siblings)]
-    return keras.losses.sparse_categorical_crossentropy(positions, ops.concatenate(logits, axis=1), from_logits=True)
+
+    def losses(features: Tensor, counterparts: Tensor, siblings: Tensor, positions: Tensor) -> Tensor:
+        to_siblings = cosine_similarities(features, siblings) / temperature
+        itself = ops.arange(ops.shape(siblings)[0], dtype="int32")[None, :] == positions[:, None]
+        logits = [cosine_similarities(features, counterparts) / temperature, ops.where(itself, MASKED, to_siblings)]
+        logits = ops.concatenate(logits, axis=1)
+        return keras.losses.sparse_categorical_crossentropy(positions, logits, from_logits=True)
+
+    return by_anchors(losses, features, [counterparts, siblings], [positions])
 
 
 def soft_nearest_neighbours(features: Tensor, support: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -106,8 +117,12 @@ def soft_nearest_neighbours(features: Tensor, support: Tensor, targets: Tensor, 
     Reference: Assran et al., "Semi-Supervised Learning of Visual Features by Non-Parametrically Predicting View
         Assignments with Support Samples", 2021, eq. 1.
     """
-    weights = ops.softmax(cosine_similarities(features, support) / temperature, axis=-1)
-    return ops.matmul(weights, ops.cast(targets, weights.dtype))
+
+    def probabilities(features: Tensor, support: Tensor) -> Tensor:
+        weights = ops.softmax(cosine_similarities(features, support) / temperature, axis=-1)
+        return ops.matmul(weights, ops.cast(targets, weights.dtype))
+
+    return by_anchors(probabilities, features, [support])
 
 
 def sharpen(probabilities: Tensor, sharpening: float) -> Tensor:
@@ -167,10 +182,16 @@ def neighbour_cross_entropy(
     Reference: Assran et al., "Supervision Accelerates Pre-training in Contrastive Semi-Supervised Learning of
         Visual Representations", 2020, eq. 2.
     """
-    logits = cosine_similarities(features, references) / temperature
-    other = ops.arange(ops.shape(references)[0], dtype="int32")[None, :] != itself[:, None]
-    same = ops.logical_and(other, labels[:, None] == reference_labels[None, :])
-    has_positive = ops.any(same, axis=1)
-    among_same = ops.logsumexp(ops.where(same, logits, MASKED), axis=1)
-    among_all = ops.logsumexp(ops.where(other, logits, MASKED), axis=1)
-    return ops.where(has_positive, among_all - among_same, 0.0), has_positive
+
+    def losses(features: Tensor, references: Tensor, labels: Tensor, itself: Tensor) -> Tensor:
+        logits = cosine_similarities(features, references) / temperature
+        other = ops.arange(ops.shape(references)[0], dtype="int32")[None, :] != itself[:, None]
+        same = ops.logical_and(other, labels[:, None] == reference_labels[None, :])
+        among_same = ops.logsumexp(ops.where(same, logits, MASKED), axis=1)
+        among_all = ops.logsumexp(ops.where(other, logits, MASKED), axis=1)
+        return among_all - among_same
+
+    ordered = ops.sort(reference_labels)
+    of_label = ops.searchsorted(ordered, labels, side="right") - ops.searchsorted(ordered, labels, side="left")
+    has_positive = of_label > 1  # the row itself is one of them
+    return ops.where(has_positive, by_anchors(losses, features, [references], [labels, itself]), 0.0), has_positive

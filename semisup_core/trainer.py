@@ -37,6 +37,7 @@ class Trainer:
         total_steps: int,
         clip: float | None = None,
         eager: bool = False,
+        xla: bool = False,
     ) -> None:
         """Compiles nothing yet; the first `run` does.
 
@@ -50,6 +51,7 @@ class Trainer:
             total_steps: steps of the whole run, the end of every schedule.
             clip: largest global norm of the gradient, or None.
             eager: run without compilation, for debugging.
+            xla: compile loss and gradient with XLA, which takes a single device; not when eager.
         """
         self.step: int = 0
         self.flags: list[bool] = []
@@ -58,7 +60,7 @@ class Trainer:
         self._total_steps, self._clip, self._replica = total_steps, clip, Replica()
         self._names: list[str] = []
         self._run_steps = self._each_step if eager else self.compiled(self._train_step)
-        self._eager = eager
+        self._eager, self._xla = eager, xla and not eager
 
     def run(self, iterators: Sequence[Any], steps: int, flags: Sequence[bool] = ()) -> dict[str, np.ndarray]:
         """Takes steps.
@@ -164,6 +166,10 @@ class Trainer:
 
     def gradients(self, batch: Batch, progress: Progress) -> tuple[list[Tensor], dict[str, Tensor], Any]:
         """This replica's share of the gradients, and what `loss` returns."""
+        compute = tf.function(self._gradients, jit_compile=True) if self._xla else self._gradients
+        return compute(batch, progress)
+
+    def _gradients(self, batch: Batch, progress: Progress) -> tuple[list[Tensor], dict[str, Tensor], Any]:
         with tf.GradientTape() as tape:
             logged, carry = self.loss(batch, progress)
             scaled = self._replica.scale(logged["loss"])

@@ -12,6 +12,7 @@ Stream = Callable[[int], np.ndarray]
 
 _READERS = 2  # batches gathered at once for a replica; a gather is a memory copy, more threads compete with the step
 _AHEAD = 4  # batches of a replica that are ready before they are asked for
+_ON_DEVICE = 2  # of those, how many lie on its device when it has memory of its own
 
 
 def batches(
@@ -24,6 +25,7 @@ def batches(
     skipped: int = 0,
     only_first: bool = False,
     ahead: int = _AHEAD,
+    device: str | None = None,
 ) -> tf.data.Dataset:
     """One replica's shares of the global batches, endlessly from one step on.
 
@@ -36,6 +38,7 @@ def batches(
         skipped: batches left out before this step: step k has batch k + skipped of each stream.
         only_first: yield the first step's batch for ever.
         ahead: batches to prepare in advance.
+        device: where to copy them ahead of time, or None to leave that to who uses them.
 
     Returns:
         A dataset of dicts: "step" () int64, "labels" (s,) int32 where there is a labelled stream, and for each pool
@@ -63,7 +66,8 @@ def batches(
     steps = tf.data.Dataset.counter(first_step)
     if only_first:
         steps = steps.take(1).repeat()
-    return steps.map(load, num_parallel_calls=_READERS, deterministic=True).prefetch(ahead).with_options(_options())
+    loaded = steps.map(load, num_parallel_calls=_READERS, deterministic=True).prefetch(ahead).with_options(_options())
+    return loaded.apply(tf.data.experimental.prefetch_to_device(device, _ON_DEVICE)) if device else loaded
 
 
 def _signature(store: Store, sizes: dict[str, int]) -> tuple[list[str], list[Any], list[tuple[int, ...]]]:

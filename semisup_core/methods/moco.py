@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from semisup_core.chunks import by_anchors
 from semisup_core.methods import MocoParams
 from semisup_core.methods.base import (
     Batch,
@@ -37,7 +38,7 @@ def queue_cross_entropy(queries: Tensor, keys: Tensor, queue: Tensor, temperatur
 
     Args:
         queries: (N, D), unit length.
-        keys: (N, D), unit length; row i is the positive of query i.
+        keys: (N, D), unit length; row i is the positive of query i. They are targets, without a gradient.
         queue: (K, D), unit length, the negatives.
         temperature: divides the cosine similarities.
 
@@ -46,9 +47,13 @@ def queue_cross_entropy(queries: Tensor, keys: Tensor, queue: Tensor, temperatur
 
     Reference: 1911.05722, eq. 1.
     """
-    positive = ops.sum(queries * keys, axis=-1, keepdims=True)
-    logits = ops.concatenate([positive, ops.matmul(queries, ops.transpose(queue))], axis=1) / temperature
-    return ops.logsumexp(logits, axis=1) - logits[:, 0]
+
+    def losses(queries: Tensor, queue: Tensor, keys: Tensor) -> Tensor:
+        positive = ops.sum(queries * keys, axis=-1, keepdims=True)
+        logits = ops.concatenate([positive, ops.matmul(queries, ops.transpose(queue))], axis=1) / temperature
+        return ops.logsumexp(logits, axis=1) - logits[:, 0]
+
+    return by_anchors(losses, queries, [queue], [keys])
 
 
 class KeyQueue(keras.layers.Layer):
