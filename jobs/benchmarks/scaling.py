@@ -165,9 +165,8 @@ def all_gather(size: float, cluster: Cluster, gpus: int) -> float:
 
 def main() -> None:
     """Prints both tables."""
-    print(
-        "| encoder | GPUs | images a GPU | ms a step | compute | losses | gradients | BatchNorm | gathers | efficiency |"
-    )
+    columns = "encoder", "GPUs", "images a GPU", "ms a step", "compute", "losses", "gradients", "BatchNorm", "gathers"
+    print(f"| {' | '.join(columns)} | efficiency |")
     print("| --- " * 10 + "|")
     for network in (CONV, RESNET50):
         for gpus in (1, 8, 64, 512):
@@ -177,9 +176,8 @@ def main() -> None:
                 total = f"{1e3 * found.seconds:.1f}"
                 print(f"| {network.name} | {gpus} | {batch} | {total} | {shown} | {found.efficiency:.2f} |")
     print()
-    print(
-        "| method | ms of losses and gathers at a global batch of 4,096 | 32,768 | similarities of a GPU, MiB each copy |"
-    )
+    words = "ms of losses and gathers at a global batch of 4,096"
+    print(f"| method | {words} | 32,768 | MiB of similarities a GPU and copy |")
     print("| --- " * 4 + "|")
     for method in METHODS:
         few, many = (step(RESNET50, method, A100, 64, whole // 64) for whole in (4096, 32768))
