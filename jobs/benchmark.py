@@ -8,19 +8,20 @@ from jobs.cli import chosen_names, main_with_exit_codes, parse
 from jobs.quiet import quiet_imports
 from jobs.storage import open_storage
 
-PARTS = ("step", "stages", "input", "knn", "runs")
+PARTS = ("step", "stages", "input", "knn", "runs")  # without a word
+MORE = ("overheads", "batch")  # which take longer
 REFERENCE = Path(__file__).resolve().parent.parent / "configs" / "experiment" / "reference_step.yaml"
 
 
 def main() -> None:
     """Parses, validates, measures, prints, and leaves benchmark.json with a picture a part."""
     arguments = parse(
-        f"Measure a configuration on random images: {', '.join(PARTS)}; one or more of these words chooses. Without "
-        "--config, it is the reference step in configs/experiment/reference_step.yaml.",
+        f"Measure a configuration on random images: {', '.join(PARTS)}; one or more of these words chooses, also of "
+        f"{', '.join(MORE)}, which take longer. Without --config, it is configs/experiment/reference_step.yaml.",
         thorough="more repetitions, for figures to quote",
     )
     words = [word for word in arguments.overrides if "=" not in word]
-    parts = chosen_names("part", ",".join(words), PARTS) or list(PARTS)
+    parts = chosen_names("part", ",".join(words), PARTS + MORE) or list(PARTS)
     overrides = [word for word in arguments.overrides if "=" in word]
     run = config.load(overrides, arguments.config or str(REFERENCE))
     if arguments.print_config:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from jobs.build import build_iterators, build_streams, build_training
 from jobs.checkpoint import Checkpoint
 from jobs.debugging import Debugging
+from jobs.errors import TrainingError
 from jobs.folder import RunFolder
 from jobs.leader import Leader
 from jobs.plan import Plan, make_plan
@@ -15,7 +16,7 @@ from jobs.prepare import fetched_store, split_of
 from jobs.runtime import LONGER, Runtime, Wishes
 from jobs.schema import RunConfig
 from semisup_core.data.store import Store
-from semisup_core.devices import make_strategy, set_precision, set_threads
+from semisup_core.devices import device_names, make_strategy, set_precision, set_threads
 from semisup_core.errors import DataError, NumericalError
 from semisup_core.trainer import Trainer
 
@@ -174,7 +175,15 @@ class _Loop:
         """Some steps, and a checkpoint when a machine is about to leave."""
         first, trainer = self._trainer.step, self._trainer
         self._runtime.watch(self._patience)
-        logs = self._debugging.run(iterators, steps, self._runtime.wishes())
+        try:
+            logs = self._debugging.run(iterators, steps, self._runtime.wishes())
+        except tf.errors.ResourceExhaustedError as error:
+            plan, where = self._plan, ", ".join(sorted(set(device_names())))
+            raise TrainingError(
+                f"a step of {plan.unlabelled_batch} unlabelled and {plan.labelled_batch} labelled images does not fit "
+                f"into the memory of {where}: {error.message.splitlines()[0]}; lower trainer.unlabelled_batch, use "
+                "trainer.precision=mixed_bfloat16 or more workers; python -m jobs.benchmark batch finds what fits"
+            ) from error
         self._patience, self._wishes = 1.0, Wishes(*trainer.flags)
         if self._leader:
             self._leader.log(first, logs)

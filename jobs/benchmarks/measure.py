@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.benchmarks import parts, step
+from jobs.benchmarks import parts, step, whole_runs
 from jobs.benchmarks.images import with_random_images
 from jobs.benchmarks.report import Row, table, write_report
 from jobs.config import to_dict
@@ -46,8 +46,12 @@ def measure(config: RunConfig, chosen: Sequence[str], scratch: Path, output: Pat
             found = parts.the_input(training, seconds[part])
         elif part == "knn":
             found = parts.kneighbours(seconds[part])
+        elif part == "batch":
+            found = whole_runs.largest_batch(training)
         else:
-            found = parts.starts_and_scale(training, 10, 3 if thorough else 1)
+            steps, repeats = min(10, parts.steps_a_call(training)), 3 if thorough else 1
+            measured = whole_runs.overheads if part == "overheads" else whole_runs.starts_and_scale
+            found = measured(training, steps, repeats)
         print(table(found), flush=True)
         rows += found
     facts = {"environment": environment(), "devices": device_names(), "processor": name, "instructions": fast}

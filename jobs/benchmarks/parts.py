@@ -2,15 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from jobs.benchmarks import ceiling, data, neighbours, step
 from jobs.benchmarks.ordinary import ordinary_steps
 from jobs.benchmarks.report import Row
-from jobs.benchmarks.runs import measure_run
 from jobs.benchmarks.timing import difference, figure, in_turns, ratio
 from jobs.build import policies
 from semisup_core.devices import set_precision
@@ -23,7 +22,7 @@ _CALL = 0.8  # seconds that one timed call should take at least
 
 def the_step(training: step.Training, seconds: float) -> list[Row]:
     """Parts (a) and (b): the ceiling, the step, and the ordinary way of writing it where there is one."""
-    steps = _steps_a_call(training)
+    steps = steps_a_call(training)
     functions: dict[str, Callable[[], Any]] = {
         **ceiling.products(),
         "step": step.whole(training, training.iterators(), steps),
@@ -91,7 +90,7 @@ def _ordinary(training: step.Training, steps: int) -> Callable[[], Any] | None:
 
 def stages(training: step.Training, seconds: float) -> list[Row]:
     """Part (c): where the time of a step goes, by differences of steps that end early."""
-    steps, names = _steps_a_call(training), list(step.STAGES)
+    steps, names = steps_a_call(training), list(step.STAGES)
     if training.strategy.num_replicas_in_sync == 1:
         names.remove("collectives")
     held = training.iterators(held=True)
@@ -116,11 +115,12 @@ def stages(training: step.Training, seconds: float) -> list[Row]:
 
 
 def the_input(training: step.Training, seconds: float) -> list[Row]:
-    """Part (d): the pipeline alone, and bare reading, beside what a step consumes."""
-    steps = _steps_a_call(training)
+    """Part (d): the pipeline alone, and bare reading, beside what a step consumes; and making a store of files."""
+    steps = steps_a_call(training)
     functions = {
         "pipeline": data.pipeline(training, steps),
         "random rows": data.random_rows(training, training.images),
+        **data.preparation(Path(training.config.storage) / "files", training.config.dataset.image_size),
         "step": step.whole(training, training.iterators(), steps),
     }
     times = in_turns(functions, seconds)
@@ -130,6 +130,9 @@ def the_input(training: step.Training, seconds: float) -> list[Row]:
         Row("input", "random rows", figure(reading).inverse(training.images), "images/s", "one thread"),
         Row("input", "the step reads", figure(own).inverse(training.images), "images/s"),
         Row("input", "random rows, times the step", figure(own / reading)),
+        Row("input", "preparation", figure(times["preparation"]).inverse(data.FILES), "images/s", "JPEG of 480 x 360"),
+        Row("input", "a plain loop", figure(times["plain"]).inverse(data.FILES), "images/s", "PIL, one thread"),
+        Row("input", "preparation, times the loop", ratio(times["plain"], times["preparation"])),
     ]
 
 
@@ -145,38 +148,7 @@ def kneighbours(seconds: float, bank: int = 50_000, queries: int = 2_000) -> lis
     ]
 
 
-def starts_and_scale(training: step.Training, steps: int, repeats: int) -> list[Row]:
-    """Parts (f) and (g): real runs on 1 and more replicas and workers, and how each came to its first step."""
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    most = max(gpus, 2)
-    kinds: dict[str, list[str]] = {"local": ["runtime=local"], "Ray, 1 worker": ["runtime=ray"]}
-    several = {f"Ray, {most} workers": ["runtime=ray", f"runtime.num_workers={most}"]}
-    if not gpus:
-        several = {"local, 2 replicas": ["runtime=local", "debug.logical_devices=2"], **several}
-    plan = training.plan
-    batches = [f"trainer.unlabelled_batch={plan.unlabelled_batch * most}"]
-    batches += [f"trainer.labelled_batch={plan.labelled_batch * most}"]
-    kinds |= {f"{name}, same batch": words for name, words in several.items()}
-    kinds |= {f"{name}, {most} x the batch": [*words, *batches] for name, words in several.items()}
-    measured: dict[str, list[Any]] = {name: [] for name in kinds}
-    for _ in range(repeats):
-        for name, words in kinds.items():
-            measured[name].append(measure_run(training.config, *words, steps=steps))
-    rows = []
-    for name in ("local", "Ray, 1 worker"):
-        for phase in measured[name][0].phases:
-            rows.append(Row("start", f"{name}: {phase}", figure([run.phases[phase] for run in measured[name]]), "s"))
-        whole = figure([sum(run.phases.values()) for run in measured[name]])
-        rows.append(Row("start", f"{name}: to the end of the first call", whole, "s", f"{steps} steps"))
-    alone = np.array([run.rate for run in measured["local"]])
-    for name, runs in measured.items():
-        rates = [rate for run in runs for rate in run.rates]
-        rows.append(Row("scale", name, figure(rates), "images/s"))
-        rows.append(Row("scale", f"{name}, to local", figure(np.array([run.rate for run in runs]) / alone)))
-    return rows
-
-
-def _steps_a_call(training: step.Training) -> int:
+def steps_a_call(training: step.Training) -> int:
     """As many steps as make timing one call worth it; compiles, too."""
     iterators = training.iterators()
     step.whole(training, iterators, 1)()

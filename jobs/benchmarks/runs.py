@@ -1,6 +1,7 @@
 """Real runs of `jobs.train`, for what only they show: the way to the first step, and several workers."""
 
 import json
+import signal
 import subprocess
 import sys
 import uuid
@@ -22,6 +23,9 @@ PHASES = {
     "first_steps": "compilation and the first call",
 }
 
+# What a process says that wanted more memory than there was: our error, and those of allocators.
+_OUT_OF_MEMORY = ("does not fit into the memory", "bad_alloc", "OOM when allocating", "MemoryError", "Cannot allocate")
+
 
 class Measured(NamedTuple):
     """A run's speed and start.
@@ -29,10 +33,14 @@ class Measured(NamedTuple):
     Attributes:
         rates: images a second of each epoch but the first, which compiles.
         phases: seconds of each of `PHASES`, from the command on.
+        epochs: seconds of training in each epoch but the first.
+        beside: seconds of "validate" and "checkpoint" in an epoch, the mean of all.
     """
 
     rates: list[float]
     phases: dict[str, float]
+    epochs: list[float]
+    beside: dict[str, float]
 
     @property
     def rate(self) -> float:
@@ -40,7 +48,11 @@ class Measured(NamedTuple):
         return median(self.rates)
 
 
-def measure_run(config: RunConfig, *words: str, steps: int, epochs: int = 4) -> Measured:
+class DoesNotFitError(TrainingError):
+    """A run that ended for want of memory."""
+
+
+def measure_run(config: RunConfig, *words: str, steps: int, epochs: int = 4, memory: int | None = None) -> Measured:
     """Trains for some short epochs in a process of its own.
 
     Args:
@@ -48,9 +60,11 @@ def measure_run(config: RunConfig, *words: str, steps: int, epochs: int = 4) -> 
         *words: overrides.
         steps: of an epoch.
         epochs: how many.
+        memory: bytes that the process may take, or None for what there is.
 
     Raises:
-        TrainingError: it failed; what it printed last.
+        DoesNotFitError: they are not enough.
+        TrainingError: it failed for another reason; what it printed last.
     """
     storage = Path(config.storage)
     name, file = f"measured-{uuid.uuid4().hex[:8]}", storage / "measured.yaml"
@@ -58,12 +72,19 @@ def measure_run(config: RunConfig, *words: str, steps: int, epochs: int = 4) -> 
     given = [f"name={name}", f"trainer.epochs={epochs}", f"trainer.steps_per_epoch={steps}", "evaluation.every=100"]
     given += ["checkpoint.every=100", "tracking=none", *words]
     command = [sys.executable, "-m", "jobs.train", "--config", str(file), *given]
+    if memory:
+        command = ["sh", "-c", 'ulimit -d "$0" && exec "$@"', str(memory // 1024), *command]
     done = subprocess.run(command, capture_output=True, text=True)
     folder = storage / name
     if done.returncode:
-        raise TrainingError(f"{' '.join(command)} ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
-    rates = [row["images_per_second"] for row in read_rows(folder / "metrics.jsonl") if "images_per_second" in row]
+        killed = done.returncode == -signal.SIGKILL  # by the kernel, when the machine has no memory left
+        cause = DoesNotFitError if killed or any(words in done.stderr for words in _OUT_OF_MEMORY) else TrainingError
+        raise cause(f"{' '.join(command)} ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if "images_per_second" in row]
+    rates = [row["images_per_second"] for row in rows]
     timeline = json.loads((folder / "environment.json").read_text())["timeline"]
     moments = [timeline["command"], *(timeline[name] for name in PHASES)]
     phases = {words: moments[i + 1] - moments[i] for i, words in enumerate(PHASES.values())}
-    return Measured(rates[1:], phases)
+    spent = json.loads((folder / "summary.json").read_text())["phases_seconds"]
+    beside = {name: spent[name] / epochs for name in ("validate", "checkpoint")}
+    return Measured(rates[1:], phases, [row["epoch_seconds"] for row in rows[1:]], beside)

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from jobs.benchmarks import parts, step
+from jobs.benchmarks import parts, step, whole_runs
 from jobs.benchmarks.images import with_random_images
 from jobs.benchmarks.operations import count_operations
 from jobs.benchmarks.ordinary import OrdinarySuncet
 from jobs.benchmarks.report import Row, table, write_report
 from jobs.benchmarks.timing import Figure, figure, in_turns, ratio
 from jobs.config import load
+from jobs.driver import train
+from jobs.errors import TrainingError
 from semisup_core.devices import processor
 from semisup_core.policy import NONE
+from semisup_core.trainer import Trainer
 
 REFERENCE = "configs/experiment/reference_step.yaml"
 SMALL = ["trainer.precision=float32", "dataset.image_size=32", "encoder.width=8"]
@@ -115,7 +118,7 @@ def test_stages_are_differences(training, monkeypatch):
         assert list(functions) == list(ends)
         return {name: [2.0 * end, 4.0 * end, 3.0 * end] for name, end in ends.items()}  # of two steps
 
-    monkeypatch.setattr(parts, "_steps_a_call", lambda training: 2)
+    monkeypatch.setattr(parts, "steps_a_call", lambda training: 2)
     monkeypatch.setattr(parts, "in_turns", timed)
     rows = {row.name: row.figure.median for row in parts.stages(training, 0.0)}
     expected = {"augmentation": 1, "forward": 2, "backward": 4, "update": 1, "rest": 2, "input wait": 3, "host": 7}
@@ -182,3 +185,23 @@ def test_the_step_is_faster_than_the_ordinary_one(tmp_path, cli):
     figures = json.loads((tmp_path / "benchmark" / "benchmark.json").read_text())["figures"]
     (times,) = (row["figure"] for row in figures if row["name"] == "times the ordinary")
     assert times["median"] >= (1.5 if fast else 1.1), done.stdout
+
+
+@pytest.mark.slow
+def test_the_largest_batch_is_found(tmp_path):
+    """With 1.2 GiB to take, a real allocation fails sooner or later; what fitted before has a speed."""
+    config = with_random_images(load([*SMALL, "encoder.width=64"], REFERENCE), tmp_path)
+    rows = whole_runs.largest_batch(step.make_training(config), memory=1_200 * 2**20)
+    assert [row.words for row in rows] == ["fits"] * (len(rows) - 1) + ["does not fit"] and len(rows) > 1
+    assert [row.name for row in rows[:2]] == ["20 + 20", "40 + 40"]
+    assert all(row.figure.median > 0 for row in rows[:-1])
+
+
+def test_a_step_that_does_not_fit_says_what_to_do(tmp_path, monkeypatch):
+    def run(*given):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9]\nmore")
+
+    monkeypatch.setattr(Trainer, "run", run)
+    config = load([f"storage={tmp_path}", "runtime=local", "encoder.width=8", "trainer.unlabelled_batch=20"])
+    with pytest.raises(TrainingError, match=r"a step of 20 unlabelled .* memory of CPU: OOM .*shape\[9\]; lower trainer"):
+        train(config)
