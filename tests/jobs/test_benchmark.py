@@ -203,5 +203,6 @@ def test_a_step_that_does_not_fit_says_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "run", run)
     config = load([f"storage={tmp_path}", "runtime=local", "encoder.width=8", "trainer.unlabelled_batch=20"])
-    with pytest.raises(TrainingError, match=r"a step of 20 unlabelled .* memory of CPU: OOM .*shape\[9\]; lower trainer"):
+    words = r"a step of 20 unlabelled .* does not fit into the memory of CPU: OOM .*shape\[9\]; lower trainer"
+    with pytest.raises(TrainingError, match=words):
         train(config)
