@@ -11,6 +11,7 @@ from jobs.benchmarks import ceiling, data, neighbours, step
 from jobs.benchmarks.ordinary import ordinary_steps
 from jobs.benchmarks.report import Row
 from jobs.benchmarks.timing import difference, figure, in_turns, ratio
+from jobs.benchmarks.trace import operation_seconds
 from jobs.build import policies
 from semisup_core.devices import set_precision
 from semisup_core.policy import NONE
@@ -18,6 +19,8 @@ from semisup_core.policy import NONE
 _GIGA = 1e-9
 _COLOURS = ("brightness", "contrast", "saturation", "hue")
 _CALL = 0.8  # seconds that one timed call should take at least
+_TRACES, _KINDS = 3, 8  # of the profiler, and how many kinds of operations of each are shown
+_OVERLAPPING = "all threads together, so the sum may exceed the step"
 
 
 def the_step(training: step.Training, seconds: float) -> list[Row]:
@@ -111,7 +114,19 @@ def stages(training: step.Training, seconds: float) -> list[Row]:
     rows = [Row("stages", name, figure(values * 1e3), "ms", words.get(name, "")) for name, values in parts.items()]
     host = difference(times["one a call"], times["whole"]).scaled(1e3)
     rows.append(Row("stages", "host", host, "ms", "what a call costs: one step a call, less many"))
-    return rows
+    return rows + _traced(functions["held"], steps)
+
+
+def _traced(run: Callable[[], Any], steps: int) -> list[Row]:
+    """The kinds of operations that a step spends most time in, by TensorFlow's profiler."""
+    traces = [operation_seconds(run) for _ in range(_TRACES)]
+    kinds = list(traces[0])
+    rows: list[Row] = []
+    for kind in kinds[:_KINDS]:
+        milliseconds = [1e3 * trace.get(kind, 0.0) / steps for trace in traces]
+        rows.append(Row("stages", f"trace: {kind}", figure(milliseconds), "ms", _OVERLAPPING if not rows else ""))
+    rest = [1e3 * sum(trace.get(kind, 0.0) for kind in kinds[_KINDS:]) / steps for trace in traces]
+    return [*rows, Row("stages", "trace: other operations", figure(rest), "ms")]
 
 
 def the_input(training: step.Training, seconds: float) -> list[Row]:

@@ -3,6 +3,7 @@
 import keras
 
 from semisup_core.encoders import ConvParams
+from semisup_core.encoders.side_by_side import SideBySide
 from semisup_core.layers import BatchNorm
 
 
@@ -29,7 +30,9 @@ def conv(params: ConvParams, image_size: int) -> keras.Model:
     x = pool(name="pool")(x)
     x = keras.layers.Dense(params.width, use_bias=not params.batch_norm, name="dense")(x)
     x = _norm_relu(x, params.batch_norm, 5, relu=params.output_relu)
-    return keras.Model(inputs, x, name="encoder")
+    # BatchNorm's statistics are over images, which the places between them would spoil.
+    kind = keras.Model if params.batch_norm else SideBySide
+    return kind(inputs, x, name="encoder")
 
 
 def _norm_relu(x: keras.KerasTensor, normed: bool, i: int, relu: bool = True) -> keras.KerasTensor:

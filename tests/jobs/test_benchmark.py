@@ -14,6 +14,7 @@ from jobs.benchmarks.operations import count_operations
 from jobs.benchmarks.ordinary import OrdinarySuncet
 from jobs.benchmarks.report import Row, table, write_report
 from jobs.benchmarks.timing import Figure, figure, in_turns, ratio
+from jobs.benchmarks.trace import operation_seconds
 from jobs.config import load
 from jobs.driver import train
 from jobs.errors import TrainingError
@@ -120,9 +121,20 @@ def test_stages_are_differences(training, monkeypatch):
 
     monkeypatch.setattr(parts, "steps_a_call", lambda training: 2)
     monkeypatch.setattr(parts, "in_turns", timed)
+    monkeypatch.setattr(parts, "operation_seconds", lambda run: {"MatMul": 4.0, "Relu": 2.0})
     rows = {row.name: row.figure.median for row in parts.stages(training, 0.0)}
+    traced = {name.removeprefix("trace: "): rows.pop(name) for name in [*rows] if name.startswith("trace: ")}
+    assert traced == {"MatMul": 2000.0, "Relu": 1000.0, "other operations": 0.0}
     expected = {"augmentation": 1, "forward": 2, "backward": 4, "update": 1, "rest": 2, "input wait": 3, "host": 7}
     assert rows == {name: 1500.0 * part for name, part in expected.items()}
+
+
+def test_a_trace_has_the_convolutions_of_a_step(training):
+    run = step.whole(training, training.iterators(held=True), 2)
+    run()
+    seconds = operation_seconds(run)
+    assert {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput", "ReluGrad"} <= {*seconds}
+    assert all(0 < value < 60 for value in seconds.values()) and [*seconds.values()] == sorted(seconds.values())[::-1]
 
 
 def test_only_what_the_yardstick_does_is_compared_with_it(tmp_path):

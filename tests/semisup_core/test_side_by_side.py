@@ -1,0 +1,71 @@
+"""Images side by side: the same numbers as each by itself, and a plain model wherever it is copied."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from semisup_core.encoders import ConvParams, side_by_side
+from semisup_core.encoders.build import build_encoder, exported
+from semisup_core.encoders.side_by_side import SideBySide
+
+
+@pytest.fixture
+def encoder(float64):
+    return lambda side, **settings: build_encoder(ConvParams(width=5, batch_norm=False, **settings), side)
+
+
+@pytest.fixture
+def float64():
+    from semisup_core.devices import set_precision
+
+    set_precision("float64")
+
+
+def outputs_and_gradients(encoder, images):
+    images = tf.constant(images)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        outputs = encoder(images, training=True)
+        loss = tf.reduce_sum(tf.sin(outputs))
+    return [outputs, *tape.gradient(loss, [images, *(variable.value for variable in encoder.trainable_variables)])]
+
+
+@pytest.mark.parametrize("pool", ["flatten", "average"])
+@pytest.mark.parametrize("side", [31, 32, 37, 48])
+def test_is_each_image_by_itself(encoder, monkeypatch, side, pool):
+    """Outputs and the gradients of images and weights; 14 images go in rows of 7."""
+    made = encoder(side, pool=pool)
+    images = np.random.default_rng(0).uniform(0, 255, (14, side, side, 3))
+    joined, rows = [], side_by_side._joined
+    monkeypatch.setattr(side_by_side, "_joined", lambda *given: joined.append(rows(*given)) or joined[-1])
+    together = outputs_and_gradients(made, images)
+    assert [values.shape[0] for values in joined] == [2]
+    monkeypatch.setattr(side_by_side, "_MOST", 1)
+    for ours, alone in zip(together, outputs_and_gradients(made, images), strict=True):
+        assert np.max(np.abs(ours - alone)) <= 1e-13 * np.max(np.abs(alone))
+    assert len(joined) == 1
+
+
+@pytest.mark.parametrize("count, images", [(750, 6), (8, 8), (1, 1), (13, 1), (None, 1)])
+def test_how_many_images_are_in_a_row(count, images):
+    assert side_by_side._images_a_row(count) == images
+
+
+def test_evaluation_is_the_plain_model(encoder, monkeypatch):
+    made = encoder(32)
+    monkeypatch.setattr(side_by_side, "_joined", None)
+    assert made(np.zeros((8, 32, 32, 3)), training=False).shape == (8, 5)
+
+
+def test_batch_norm_keeps_images_apart(float64):
+    assert not isinstance(build_encoder(ConvParams(width=5), 32), SideBySide)
+
+
+def test_copies(encoder):
+    """A teacher's is of the same kind; what a user gets is Keras' own."""
+    made = encoder(32)
+    assert isinstance(keras.models.clone_model(made), SideBySide)
+    assert not isinstance(exported(made), SideBySide)
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(exported(made)(images), made(images, training=True), rtol=1e-4, atol=1e-5)
