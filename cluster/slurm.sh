@@ -7,7 +7,7 @@
 # from the project's folder, which all nodes see, after `make setup` there (GPUs: pip install -c constraints.txt '.[gpu]').
 # Before the time limit, and after `scancel --batch --signal=TERM JOB`, the run saves and ends; a plain scancel takes the
 # nodes away at once. sbatch with the same words goes on from the last checkpoint.
-# Edit: partition and time. Checked with shellcheck and run with a stand-in for srun (tests/cluster); never on a SLURM cluster.
+# Edit: time, and a line with your partition. Checked with shellcheck and run with a stand-in for srun (tests/cluster); never on a SLURM cluster.
 #SBATCH --job-name=semisup
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=8
@@ -19,6 +19,10 @@
 set -euo pipefail
 if (($# == 0)); then
     echo "error: expected the words of a job, as in: sbatch cluster/slurm.sh jobs.train storage=/shared/runs" >&2
+    exit 2
+fi
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+    echo "error: expected to be started by SLURM, as in: sbatch cluster/slurm.sh jobs.train storage=/shared/runs" >&2
     exit 2
 fi
 

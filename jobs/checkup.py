@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jobs.errors import UnavailableError
+from jobs.runtime import DRIVER_VARIABLE
 from jobs.schema import RunConfig
 from jobs.storage import FolderStorage, Storage, open_storage
 
@@ -167,16 +168,25 @@ def _left_processes(config: RunConfig) -> Iterator[Line]:
     """Ray's processes that have outlived the driver of a private cluster."""
     import psutil
 
-    if config.runtime.address or os.environ.get("RAY_ADDRESS"):
-        return  # this machine may belong to that cluster
-    for process in psutil.process_iter(["pid", "ppid", "name", "username"]):
-        facts = process.info
-        if facts["name"] == "raylet" and facts["ppid"] == 1 and facts["username"] == psutil.Process().username():
-            yield Line(
-                "process",
-                f"raylet {facts['pid']} belongs to no running command",
-                f"if it is not a cluster of yours that ray start began, end it: kill {facts['pid']}",
-            )
+    for process in psutil.process_iter(["pid", "name"]):
+        if process.info["name"] not in ("raylet", "gcs_server"):
+            continue
+        try:
+            driver = process.environ().get(DRIVER_VARIABLE)
+        except psutil.Error:  # another user's, or over by now
+            continue
+        if driver and not _runs(int(driver)):
+            pid, name = process.info["pid"], process.info["name"]
+            yield Line("process", f"{name} {pid} belongs to no running command", f"end it: kill {pid}")
+
+
+def _runs(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _tracking(config: RunConfig) -> Iterator[Line]:

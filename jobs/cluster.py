@@ -22,7 +22,7 @@ from jobs.folder import RunFolder
 from jobs.lease import Lease
 from jobs.quiet import stderr_aside
 from jobs.resources import RoomWatch, nodes, shares
-from jobs.runtime import LONGER, Progress
+from jobs.runtime import DRIVER_VARIABLE, LONGER, Progress
 from jobs.schema import RunConfig
 from jobs.stopping import signals_ask
 from jobs.storage import open_storage
@@ -295,6 +295,8 @@ def _connect(config: RunConfig) -> None:
     address = config.runtime.address or os.environ.get("RAY_ADDRESS") or "local"
     _probe(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
+    if address == "local":
+        os.environ[DRIVER_VARIABLE] = str(os.getpid())  # whose the cluster's processes are; they inherit it
     try:
         ray.init(
             address=address,

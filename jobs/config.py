@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jobs.errors import ConfigError
-from jobs.layers import layers_of, one_line, parse_overrides, read_yaml
+from jobs.layers import GROUP_ORDER, layers_of, one_line, parse_overrides, read_yaml
 from jobs.rules import check_together
 from jobs.schema import (
     AugmentationConfig,
@@ -126,7 +126,7 @@ def _merge(schema: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConf
                 raise ConfigError(f"{key} (in {origin}): is a section; give its keys, as in {key}.KEY=VALUE")
             if key not in valid:
                 raise ConfigError(
-                    f"{key} (in {origin}): no such key{nearest(key, valid)}; "
+                    f"{key} (in {origin}): no such key{nearest(key, [*GROUP_ORDER, *valid])}; "
                     "python -m jobs.train --print-config shows them all"
                 )
             if key in asked:

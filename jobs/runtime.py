@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jobs.watchdog import Watchdog
 
+DRIVER_VARIABLE = "SEMISUP_DRIVER"  # in the environment of a private cluster: the process that it belongs to
 LONGER = 5.0  # how many times `runtime.hang_seconds` may pass where the first steps compile, or between epochs
 _LISTEN_SECONDS = 1.0
 _REPORT_SECONDS = 10.0  # Ray's controller polls every 2 s: reports closer than that would hold up training

@@ -58,8 +58,11 @@ def connect(address: str) -> Any:
     """Ray's client of a job server.
 
     Raises:
+        ConfigError: it is no address of one.
         UnavailableError: nothing answers there, or it wants another token.
     """
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(f"address: expected the dashboard's, as in http://HOST:8265; got {address}")
     # Ray reads the mode when it is imported; it is off by default, and then a cluster with tokens answers nobody.
     if os.environ.get("RAY_AUTH_TOKEN") or Path(_token_file()).exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -42,6 +42,12 @@ def test_without_words_it_says_what_it_expects():
     assert done.returncode == 2 and "expected the words of a job" in done.stderr
 
 
+def test_outside_an_allocation_it_says_what_it_expects():
+    environment = {name: value for name, value in os.environ.items() if name != "SLURM_JOB_ID"}
+    done = subprocess.run(["bash", SCRIPT, "jobs.train"], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 2 and "expected to be started by SLURM" in done.stderr
+
+
 def own_address():
     """By which other machines would reach this one."""
     addresses = [each.address for faces in psutil.net_if_addrs().values() for each in faces if each.family == AF_INET]

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from jobs import checkup, config
+from jobs.runtime import DRIVER_VARIABLE
 
 
 def found(*words):
@@ -71,3 +72,36 @@ def test_a_cluster_that_does_not_answer(cli, tmp_path):
     done = cli("jobs.doctor", f"storage={tmp_path}", "runtime.address=127.0.0.1:9")
     assert done.returncode == 1 and "no Ray cluster answers there" in done.stdout, done.stdout + done.stderr
     assert "RAY_AUTH_TOKEN" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_what_a_dead_driver_left_is_named(tmp_path):
+    """Processes called as Ray's are; those of a live driver, and of a cluster that ray start began, are nobody's."""
+    raylet = tmp_path / "raylet"
+    raylet.symlink_to("/bin/sleep")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    environments = [{DRIVER_VARIABLE: str(gone.pid)}, {DRIVER_VARIABLE: str(os.getpid())}, {}]
+    started = [subprocess.Popen([raylet, "60"], env=environment) for environment in environments]
+    try:
+        pids = {str(process.pid) for process in started}  # other tests have clusters, too
+        ours = [line for line in found().get("process", []) if pids & {*line.found.split()}]
+        assert [line.found for line in ours] == [f"raylet {started[0].pid} belongs to no running command"]
+        assert ours[0].hint == f"end it: kill {started[0].pid}"
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+def test_a_private_cluster_bears_its_driver(tmp_path):
+    script = (
+        "from jobs import config, cluster; import psutil, os\n"
+        f"made = config.load(['storage={tmp_path}'])\n"
+        "with cluster.connected(made):\n"
+        "    (found,) = [p for p in psutil.Process().children(True) if p.name() == 'raylet']\n"
+        f"    print(found.environ()['{DRIVER_VARIABLE}'] == str(os.getpid()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"]
