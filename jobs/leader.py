@@ -26,7 +26,7 @@ from jobs.text import duration
 from jobs.tracking import Tracker, read_rows
 from semisup_core.data.splits import POOLS, Split
 from semisup_core.data.store import Store
-from semisup_core.devices import device_names, processor, threads
+from semisup_core.devices import anonymous_mib, device_names, processor, threads
 from semisup_core.errors import NumericalError
 from semisup_core.evaluation.evaluator import Evaluator
 from semisup_core.methods.base import Method
@@ -295,6 +295,7 @@ class Leader:
             "counts": {pool: len(getattr(self._split, pool)) for pool in POOLS},
             "phases_seconds": {name: round(seconds, 2) for name, seconds in self._phases.items()},
             "plan": asdict(self._plan),
+            "anonymous_mib": round(anonymous_mib()),
         }
 
     def pause(self, epoch: int, why: str) -> None:

@@ -46,6 +46,13 @@ def threads() -> int:
     return tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
 
 
+def anonymous_mib() -> float:
+    """Memory that belongs to this process alone, in MiB: without the pages of files, such as a store's."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")), 0.0)
+
+
 def device_names() -> list[str]:
     """The devices of this process that train: its GPUs by model, or the CPU."""
     gpus = tf.config.list_physical_devices("GPU")
