@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from jobs.build import policies
 from jobs.schema import RunConfig
-from semisup_core.augmenters import augment, view_seed
+from semisup_core.augmenters import Look, augment, view_seed
 from semisup_core.data.splits import Split
 from semisup_core.data.store import Store
 
@@ -20,6 +20,6 @@ def gallery_columns(config: RunConfig, store: Store, split: Split) -> list[np.nd
     columns = [np.asarray(images)]
     for copy, name in enumerate(("weak", "strong", "strong")):
         seed = view_seed(config.seed, tf.constant(0, tf.int64), 0, copy)
-        positions, size = tf.range(len(images)), config.dataset.image_size
-        columns.append(augment(images, drawn[name], seed, positions, len(images), size).numpy())
+        look = Look(images, seed, tf.range(len(images)), len(images))
+        columns.append(augment([look], drawn[name], config.dataset.image_size)[0].numpy())
     return columns

@@ -9,15 +9,15 @@ one: values are clipped to 0-255 once, at the end.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from semisup_core.policy import Policy
 
 Tensor = Any
-_Share = Callable[[Tensor], Tensor]
 
 _GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
@@ -41,37 +41,74 @@ def view_seed(seed: int, step: Tensor, view: int, copy: int) -> Tensor:
     return tf.random.fold_in(start, view * 1024 + copy, alg="philox")
 
 
-def augment(images: Tensor, policy: Policy, seed: Tensor, positions: Tensor, global_count: int, size: int) -> Tensor:
-    """Augments one replica's share of a batch.
+class Look(NamedTuple):
+    """One copy of one view of a pool, as one replica sees it.
 
-    Args:
-        images: (b, H, W, 3) uint8.
-        policy: what to draw; the identity returns the pixels as they are.
+    Attributes:
+        images: (b, H, W, 3) uint8, the replica's share of the global batch.
         seed: (2,) from `view_seed`.
         positions: (b,) int32, places of these images in the global batch.
-        global_count: rows of the global batch.
+        global_count: B, rows of the global batch.
+    """
+
+    images: Tensor
+    seed: Tensor
+    positions: Tensor
+    global_count: int
+
+
+def augment(looks: Sequence[Look], policy: Policy, size: int) -> list[Tensor]:
+    """Augments looks that share a policy, each on its own numbers.
+
+    Args:
+        looks: images of one size.
+        policy: what to draw; the identity returns the pixels as they are.
         size: side of the result in pixels.
 
     Returns:
-        (b, size, size, 3) float32 in 0-255.
+        (b, size, size, 3) float32 in 0-255 for each look.
     """
-    draws = _Draws(seed, global_count)
-
-    def share(parameters: Tensor) -> Tensor:
+    # All numbers together: a few hundred small operations once, not for each look.
+    parameters = _parameters(policy, _Draws(looks), tuple(looks[0].images.shape[1:3]), size)
+    results, start = [], 0
+    for look in looks:
         # Sliced only when all arithmetic on parameters is done: vector instructions round by place in the vector.
-        return tf.gather(parameters, positions)
+        own = {name: tf.gather(values, start + look.positions) for name, values in parameters.items()}
+        pixels = _resample(look.images, policy, own, size)
+        results.append(_extras(_colour(pixels, own), own))
+        start += look.global_count
+    return results
 
-    pixels = _resample(images, policy, draws, share, size)
-    pixels = _colour(pixels, policy, draws, share)
-    return _extras(pixels, policy, draws, share)
+
+def _parameters(policy: Policy, draws: "_Draws", sides: tuple[int, int], size: int) -> dict[str, Tensor]:
+    """What each image gets, by name; only what the policy asks for."""
+    found: dict[str, Tensor] = {}
+    if policy.rotation or policy.shear or policy.shift:
+        found["projection"] = _projection(*_geometry(policy, draws), *sides, size)
+    elif policy.min_area < 1 or policy.ratio > 1 or policy.flip or sides != (size, size):
+        found["boxes"] = _boxes(*_geometry(policy, draws), *sides, size)
+    if policy.grayscale or any((policy.brightness, policy.contrast, policy.saturation, policy.hue, policy.jitter)):
+        found["matrix"], of_mean = _colour_map(policy, draws)
+        if policy.contrast:
+            found["of_mean"] = of_mean
+    if policy.blur:
+        found["blurred"] = draws.happens(20, policy.blur)
+        found["kernel"] = _blur_kernel(draws.uniform(22, *_BLUR_SIGMA), size)
+    if policy.solarize:
+        found["solarized"] = draws.happens(21, policy.solarize)
+    if policy.cutout:
+        found["erased"] = _cutout_mask(draws.uniform(23), draws.uniform(24), policy.cutout, size)
+    return found
 
 
 class _Draws:
-    """Random numbers of each image of the global batch by column, so that no two uses share one."""
+    """Random numbers of each image of each look's global batch by column, so that no two uses share one."""
 
-    def __init__(self, seed: Tensor, count: int) -> None:
-        self._uniforms = tf.random.stateless_uniform((count, _UNIFORMS), seed, alg="philox")
-        self.symmetric = tf.random.stateless_uniform((count, 9), seed + 1, minval=-1.0, alg="philox")
+    def __init__(self, looks: Sequence[Look]) -> None:
+        uniform = partial(tf.random.stateless_uniform, alg="philox")
+        seeds = [(look.seed, look.global_count) for look in looks]
+        self._uniforms = tf.concat([uniform((count, _UNIFORMS), seed) for seed, count in seeds], axis=0)
+        self.symmetric = tf.concat([uniform((count, 9), seed + 1, minval=-1.0) for seed, count in seeds], axis=0)
 
     def uniform(self, column: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return low + (high - low) * self._uniforms[:, column]
@@ -84,24 +121,20 @@ class _Draws:
         return tf.argsort(self._uniforms[:, first_column : first_column + count], axis=1)
 
 
-def _resample(images: Tensor, policy: Policy, draws: _Draws, share: _Share, size: int) -> Tensor:
+def _resample(images: Tensor, policy: Policy, own: dict[str, Tensor], size: int) -> Tensor:
     """Crop, flip, rotation, shear and shift as one bilinear resample (point samples: no smoothing when shrinking)."""
-    changes = (policy.min_area < 1, policy.ratio > 1, policy.flip, policy.rotation, policy.shear, policy.shift)
-    if not any(changes) and images.shape[1] == images.shape[2] == size:
-        return tf.cast(images, tf.float32)
-    matrix, centre = _geometry(policy, draws)
-    height, width = images.shape[1:3]
-    if policy.rotation or policy.shear or policy.shift:
+    if "projection" in own:
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=tf.cast(images, tf.float32),
-            transforms=share(_projection(matrix, centre, height, width, size)),
+            transforms=own["projection"],
             output_shape=[size, size],
             fill_value=0.0,
             interpolation="BILINEAR",
             fill_mode=policy.fill.upper(),
         )
-    boxes = share(_boxes(matrix, centre, height, width, size))  # about twice as fast on a CPU
-    return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (size, size))
+    if "boxes" in own:  # about twice as fast on a CPU
+        return tf.image.crop_and_resize(images, own["boxes"], tf.range(tf.shape(images)[0]), (size, size))
+    return tf.cast(images, tf.float32)
 
 
 def _geometry(policy: Policy, draws: _Draws) -> tuple[Tensor, Tensor]:
@@ -142,18 +175,16 @@ def _boxes(matrix: Tensor, centre: Tensor, height: int, width: int, size: int) -
     return tf.stack(ends, axis=-1)
 
 
-def _colour(pixels: Tensor, policy: Policy, draws: _Draws, share: _Share) -> Tensor:
+def _colour(pixels: Tensor, own: dict[str, Tensor]) -> Tensor:
     """Applies x -> M x + K m, with m the image's mean colour, and clips to 0-255."""
-    jitters = (policy.brightness, policy.contrast, policy.saturation, policy.hue, policy.jitter)
-    if not any(jitters) and not policy.grayscale:
+    if "matrix" not in own:
         return pixels
-    matrix, of_mean = (share(parameters) for parameters in _colour_map(policy, draws))
     size = pixels.shape[1]
     flat = tf.reshape(pixels, (-1, size * size, 3))
-    mapped = tf.matmul(flat, matrix, transpose_b=True)
-    if policy.contrast:
+    mapped = tf.matmul(flat, own["matrix"], transpose_b=True)
+    if "of_mean" in own:
         mean = tf.reduce_mean(flat, axis=1, keepdims=True)
-        mapped += tf.matmul(mean, of_mean, transpose_b=True)
+        mapped += tf.matmul(mean, own["of_mean"], transpose_b=True)
     clipped = tf.raw_ops.ClipByValue(t=mapped, clip_value_min=0.0, clip_value_max=255.0)  # in one pass, unlike tf's
     return tf.reshape(clipped, (-1, size, size, 3))
 
@@ -198,17 +229,14 @@ def _hue(policy: Policy, draws: _Draws) -> Tensor:
     return tf.linalg.inv(to_yiq) @ rotation @ to_yiq
 
 
-def _extras(pixels: Tensor, policy: Policy, draws: _Draws, share: _Share) -> Tensor:
-    if policy.blur:
-        blurred = share(draws.happens(20, policy.blur))[:, None, None, None]
-        sigma = draws.uniform(22, *_BLUR_SIGMA)
-        pixels = tf.where(blurred, _blur(pixels, share(_blur_kernel(sigma, pixels.shape[1]))), pixels)
-    if policy.solarize:
+def _extras(pixels: Tensor, own: dict[str, Tensor]) -> Tensor:
+    if "blurred" in own:
+        pixels = tf.where(own["blurred"][:, None, None, None], _blur(pixels, own["kernel"]), pixels)
+    if "solarized" in own:
         solarized = tf.where(pixels >= _SOLARIZE_THRESHOLD, 255.0 - pixels, pixels)
-        pixels = tf.where(share(draws.happens(21, policy.solarize))[:, None, None, None], solarized, pixels)
-    if policy.cutout:
-        erased = share(_cutout_mask(draws.uniform(23), draws.uniform(24), policy.cutout, pixels.shape[1]))
-        pixels = tf.where(erased[..., None], _MID_GRAY, pixels)
+        pixels = tf.where(own["solarized"][:, None, None, None], solarized, pixels)
+    if "erased" in own:
+        pixels = tf.where(own["erased"][..., None], _MID_GRAY, pixels)
     return pixels
 
 

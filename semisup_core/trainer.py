@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from semisup_core.augmenters import augment, view_seed
+from semisup_core.augmenters import Look, augment, view_seed
 from semisup_core.errors import NumericalError
 from semisup_core.methods.base import Batch, Method, Progress
 from semisup_core.optimizers import GroupOptimizer
@@ -181,24 +181,21 @@ class Trainer:
 
     def augmented(self, elements: dict[str, Tensor]) -> Batch:
         """All views of a batch."""
-        images = {}
+        looks: dict[tuple[str, int], dict[tuple[str, int], Look]] = {}  # by policy and size, then by view and copy
         for i, view in enumerate(self._method.views):
             pixels = elements[view.pool]
-            count = pixels.shape[0] * self._replica.count
-            images[view.name] = tuple(
-                tf.cast(
-                    augment(
-                        pixels,
-                        self._policies[view.policy],
-                        view_seed(self._seed, elements["step"], i, copy),
-                        self._replica.positions(pixels.shape[0]),
-                        count,
-                        view.size or self._image_size,
-                    ),
-                    keras.config.floatx(),
-                )
-                for copy in range(view.count)
-            )
+            count = pixels.shape[0]
+            for copy in range(view.count):
+                seed = view_seed(self._seed, elements["step"], i, copy)
+                look = Look(pixels, seed, self._replica.positions(count), count * self._replica.count)
+                looks.setdefault((view.policy, view.size or self._image_size), {})[view.name, copy] = look
+        made: dict[tuple[str, int], Tensor] = {}
+        for (policy, size), alike in looks.items():
+            made |= dict(zip(alike, augment([*alike.values()], self._policies[policy], size), strict=True))
+        images = {
+            view.name: tuple(tf.cast(made[view.name, copy], keras.config.floatx()) for copy in range(view.count))
+            for view in self._method.views
+        }
         rows = {key.removesuffix("_rows"): value for key, value in elements.items() if key.endswith("_rows")}
         return Batch(images, elements.get("labels"), rows)
 

@@ -13,6 +13,7 @@ from jobs.prepare import prepare_store, split_of
 from jobs.schema import RunConfig
 from semisup_core.data.store import Store
 from semisup_core.devices import make_strategy
+from semisup_core.encoders.side_by_side import apart
 from semisup_core.methods.base import Method
 from semisup_core.replica import Replica
 from semisup_core.trainer import Trainer
@@ -107,11 +108,12 @@ def _touched(values: Sequence[Tensor]) -> Tensor:
 
 
 def operations(training: Training) -> float:
-    """Floating-point operations of a step on all replicas: its products and convolutions."""
+    """Floating-point operations of a step on all replicas: its products and convolutions, those of images alone."""
     (first, *_) = training.iterators()
     elements = next(first)
 
     def step() -> Tensor:
         return training.strategy.run(lambda: _part(training.trainer, "update", elements))
 
-    return count_operations(step)
+    with apart():
+        return count_operations(step)

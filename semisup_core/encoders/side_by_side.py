@@ -6,6 +6,8 @@ the last place of a slot mixes two images; no place of an image is ever computed
 has anything of another image in it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -14,7 +16,8 @@ from keras import ops
 
 Tensor = Any
 
-_MOST = 8  # images in a row; more gain nothing
+_SIDE = 8  # images in a row: fills the instructions down to rows of 3 places, and more gain nothing
+_apart = False
 
 
 @keras.saving.register_keras_serializable("semisup")
@@ -27,43 +30,49 @@ class SideBySide(keras.Model):
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:
         """The model's output (N, D) of images (N, H, W, 3)."""
-        side = _images_a_row(inputs.shape[0]) if training else 1
-        if side == 1:
+        if not training or _apart or tf.config.list_physical_devices("GPU"):
             return super().call(inputs, training=training, mask=mask)
         names = [layer.name for layer in self.layers]
         first, last = self.layers[1 : names.index("pool")], self.layers[names.index("pool") :]
         convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in first)
-        values, sides = _joined(inputs, side, 2**convolutions), inputs.shape[2]
+        count, width = inputs.shape[0], inputs.shape[2]
+        values = _joined(inputs, 2**convolutions)
         for layer in first:
             values = layer(values)
         for _ in range(convolutions):
-            sides = (sides - 3) // 2 + 1
-        values = _parted(values, side, sides)
+            width = (width - 3) // 2 + 1
+        values = _parted(values, count, width)
         for layer in last:
             values = layer(values)
         return values
 
 
-def _images_a_row(count: int | None) -> int:
-    """The largest divisor of a batch that is not too many; 1 leaves the images alone."""
-    if count is None or tf.config.list_physical_devices("GPU"):
-        return 1
-    return max(images for images in range(1, _MOST + 1) if count % images == 0)
+def _joined(images: Tensor, factor: int) -> Tensor:
+    """Images (N, H, W, C) as rows of `_SIDE` (n, H, _SIDE * slot, C), black ones last where N is no multiple.
 
-
-def _joined(images: Tensor, side: int, factor: int) -> Tensor:
-    """Images (N, H, W, C) as rows (N / side, H, side * slot, C), a slot being W made divisible by `factor`."""
+    A slot is W, made divisible by `factor`.
+    """
     count, height, width, channels = images.shape
-    slot = -(-width // factor) * factor
-    images = ops.pad(images, [[0, 0], [0, 0], [0, slot - width], [0, 0]])
-    rows = ops.transpose(ops.reshape(images, (count // side, side, height, slot, channels)), (0, 2, 1, 3, 4))
-    return ops.reshape(rows, (count // side, height, side * slot, channels))
+    rows, slot = -(-count // _SIDE), -(-width // factor) * factor
+    images = ops.pad(images, [[0, rows * _SIDE - count], [0, 0], [0, slot - width], [0, 0]])
+    joined = ops.transpose(ops.reshape(images, (rows, _SIDE, height, slot, channels)), (0, 2, 1, 3, 4))
+    return ops.reshape(joined, (rows, height, _SIDE * slot, channels))
 
 
-def _parted(rows: Tensor, side: int, width: int) -> Tensor:
-    """The images (N, h, width, C) in rows (N / side, h, side * slot - 1, C)."""
-    count, height, columns, channels = rows.shape
-    slot = (columns + 1) // side
-    rows = ops.reshape(ops.pad(rows, [[0, 0], [0, 0], [0, 1], [0, 0]]), (count, height, side, slot, channels))
-    images = ops.transpose(rows[:, :, :, :width], (0, 2, 1, 3, 4))
-    return ops.reshape(images, (count * side, height, width, channels))
+def _parted(joined: Tensor, count: int, width: int) -> Tensor:
+    """The `count` images (N, h, width, C) in rows (n, h, _SIDE * slot - 1, C)."""
+    rows, height, columns, channels = joined.shape
+    slots = ops.reshape(ops.pad(joined, [[0, 0], [0, 0], [0, 1], [0, 0]]), (rows, height, _SIDE, -1, channels))
+    images = ops.transpose(slots[:, :, :, :width], (0, 2, 1, 3, 4))
+    return ops.reshape(images, (rows * _SIDE, height, width, channels))[:count]
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What is traced inside computes each image by itself, as to count its arithmetic without the places between."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from semisup_core.augmenters import augment, view_seed
+from semisup_core.augmenters import Look, augment, view_seed
 from semisup_core.policy import NONE, Policy
 
 ALL = Policy(
@@ -44,7 +44,8 @@ def smooth_images(count=4, side=32):
 def draw(pixels, policy, *, seed=1, step=5, view=0, copy=0, positions=None, count=None, size=None):
     rows = tf.range(len(pixels)) if positions is None else tf.constant(positions)
     seeds = view_seed(seed, tf.constant(step, tf.int64), view, copy)
-    return augment(pixels, policy, seeds, rows, count or len(pixels), size or pixels.shape[1]).numpy()
+    look = Look(pixels, seeds, rows, count or len(pixels))
+    return augment([look], policy, size or pixels.shape[1])[0].numpy()
 
 
 @pytest.mark.parametrize("policy", [ALL, AXIS_ALIGNED], ids=["projective", "axis_aligned"])
@@ -52,12 +53,34 @@ def draw(pixels, policy, *, seed=1, step=5, view=0, copy=0, positions=None, coun
 def test_slices_of_replicas_are_the_whole_batch(policy, size, share):
     pixels = images()
     whole = draw(pixels, policy, size=size)
-    compiled = tf.function(lambda part, rows: augment(part, policy, seed, rows, 8, size))
+    compiled = tf.function(lambda part, rows: augment([Look(part, seed, rows, 8)], policy, size)[0])
     seed = view_seed(1, tf.constant(5, tf.int64), 0, 0)
     parts = [compiled(pixels[i : i + share], tf.range(i, i + share)).numpy() for i in range(0, 8, share)]
     assert np.array_equal(np.concatenate(parts), compiled(pixels, tf.range(8)).numpy())
     # Compiled or not, the numbers drawn are the same; fused arithmetic may round differently.
     assert np.abs(np.concatenate(parts) - whole).max() < 0.01
+
+
+@pytest.mark.parametrize("policy", [ALL, AXIS_ALIGNED], ids=["projective", "axis_aligned"])
+def test_looks_together_are_each_by_itself(policy):
+    """As drawn alone up to rounding, and the same slices bit for bit on any number of replicas."""
+    pixels, other = images(), images()[:4]
+    seeds = [view_seed(1, tf.constant(5, tf.int64), view, 0) for view in range(2)]
+
+    @tf.function
+    def together(first, rows, second, other_rows):
+        return augment([Look(first, seeds[0], rows, 8), Look(second, seeds[1], other_rows, 4)], policy, 20)
+
+    whole = together(pixels, tf.range(8), other, tf.range(4))
+    for view, (found, alone) in enumerate(zip(whole, (pixels, other), strict=True)):
+        assert np.abs(found - draw(alone, policy, view=view, size=20)).max() < 0.01
+    halves = [
+        together(pixels[i : i + 4], tf.range(i, i + 4), other[i // 2 : i // 2 + 2], tf.range(i // 2, i // 2 + 2))
+        for i in (0, 4)
+    ]
+    assert all(
+        np.array_equal(np.concatenate(parts), one) for parts, one in zip(zip(*halves, strict=True), whole, strict=True)
+    )
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"step": 6}, {"view": 1}, {"copy": 1}, {"positions": range(8, 16)}])

@@ -34,22 +34,18 @@ def outputs_and_gradients(encoder, images):
 @pytest.mark.parametrize("pool", ["flatten", "average"])
 @pytest.mark.parametrize("side", [31, 32, 37, 48])
 def test_is_each_image_by_itself(encoder, monkeypatch, side, pool):
-    """Outputs and the gradients of images and weights; 14 images go in rows of 7."""
+    """Outputs and the gradients of images and weights; 14 images are two rows, the second with two black ones."""
     made = encoder(side, pool=pool)
     images = np.random.default_rng(0).uniform(0, 255, (14, side, side, 3))
     joined, rows = [], side_by_side._joined
     monkeypatch.setattr(side_by_side, "_joined", lambda *given: joined.append(rows(*given)) or joined[-1])
     together = outputs_and_gradients(made, images)
     assert [values.shape[0] for values in joined] == [2]
-    monkeypatch.setattr(side_by_side, "_MOST", 1)
-    for ours, alone in zip(together, outputs_and_gradients(made, images), strict=True):
+    with side_by_side.apart():
+        by_itself = outputs_and_gradients(made, images)
+    for ours, alone in zip(together, by_itself, strict=True):
         assert np.max(np.abs(ours - alone)) <= 1e-13 * np.max(np.abs(alone))
     assert len(joined) == 1
-
-
-@pytest.mark.parametrize("count, images", [(750, 6), (8, 8), (1, 1), (13, 1), (None, 1)])
-def test_how_many_images_are_in_a_row(count, images):
-    assert side_by_side._images_a_row(count) == images
 
 
 def test_evaluation_is_the_plain_model(encoder, monkeypatch):
