@@ -1,7 +1,7 @@
 """Nearest neighbours by cosine, and the votes of their labels, in bounded memory.
 
-Every pair is compared, by TensorFlow: exact, on all threads of the process, and faster than scikit-learn's brute force
-or faiss's flat index (docs/performance.md).
+Every pair is compared, by TensorFlow: exact, on all threads of the process, and no slower than faiss's flat index
+(docs/performance.md).
 """
 
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-# Similarities held at once, 16 MiB of float32: they stay in the cache from the product to the selection. A large bank
-# still gets a few queries at a time, or the product would read all of it for each.
-_LARGEST_BLOCK, _FEWEST_QUERIES = 2**22, 16
+# A part of the bank and the queries that meet it: 16 MiB of similarities, which stay in the cache until all are looked at.
+_BANK_ROWS, _QUERIES = 2**14, 2**8
+_LARGEST_BLOCK = 2**22  # similarities held at once where the whole bank votes
 
 
 def nearest(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,8 +25,7 @@ def nearest(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, 
     Returns:
         (N, k) rows of the bank, most similar first (of equals, the first of the bank), and (N, k) float32 cosines.
     """
-    found = [_most_similar(similarities, min(k, len(bank))) for similarities in _blocks(bank, queries)]
-    rows, cosines = zip(*found, strict=True)
+    rows, cosines = zip(*_neighbours(bank, queries, min(k, len(bank))), strict=True)
     return np.concatenate(rows), np.concatenate(cosines)
 
 
@@ -54,12 +53,8 @@ def neighbour_shares(
         (N, C) float64, rows sum to 1.
     """
     k = len(bank) if k is None else min(k, len(bank))
-    return np.concatenate(
-        [
-            _shares(*_voters(similarities, k), bank_labels, temperature, num_classes)
-            for similarities in _blocks(bank, queries)
-        ]
-    )
+    voters = _everybody(bank, queries) if k == len(bank) else _neighbours(bank, queries, k)
+    return np.concatenate([_shares(rows, cosines, bank_labels, temperature, num_classes) for rows, cosines in voters])
 
 
 def _shares(
@@ -76,25 +71,27 @@ def _shares(
     return votes / votes.sum(axis=1, keepdims=True)
 
 
-def _voters(similarities: tf.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """`_most_similar`, but nothing is sorted when all vote."""
-    if k < similarities.shape[1]:
-        return _most_similar(similarities, k)
-    return np.broadcast_to(np.arange(k), similarities.shape), similarities.numpy()
-
-
-def _most_similar(similarities: tf.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, k) columns with the largest values, largest first, and those values."""
-    values, columns = tf.math.top_k(similarities, k)
-    return columns.numpy(), values.numpy()
-
-
-def _blocks(bank: np.ndarray, queries: np.ndarray) -> Iterator[tf.Tensor]:
-    """Cosines (n, M) of some queries at a time with the whole bank."""
+def _neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(n, k) rows of the bank that are most similar to n queries at a time, most similar first, and their cosines."""
     units, queries = tf.constant(_unit(bank)), _unit(queries)
-    rows = max(_FEWEST_QUERIES, _LARGEST_BLOCK // len(bank))
-    for start in range(0, len(queries), rows):
-        yield tf.matmul(queries[start : start + rows], units, transpose_b=True)
+    parts = [(start, units[start : start + _BANK_ROWS]) for start in range(0, len(bank), _BANK_ROWS)]
+    for first in range(0, len(queries), _QUERIES):
+        some, rows, cosines = tf.constant(queries[first : first + _QUERIES]), [], []
+        for start, part in parts:
+            best = tf.math.top_k(tf.matmul(some, part, transpose_b=True), min(k, part.shape[0]))
+            rows.append(best.indices + start)
+            cosines.append(best.values)
+        best = tf.math.top_k(tf.concat(cosines, axis=1), k)
+        yield tf.gather(tf.concat(rows, axis=1), best.indices, batch_dims=1).numpy(), best.values.numpy()
+
+
+def _everybody(bank: np.ndarray, queries: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All (n, M) rows of the bank for n queries at a time, unsorted, and their cosines."""
+    units, queries = tf.constant(_unit(bank)), _unit(queries)
+    count = max(1, _LARGEST_BLOCK // len(bank))
+    for first in range(0, len(queries), count):
+        cosines = tf.matmul(queries[first : first + count], units, transpose_b=True).numpy()
+        yield np.broadcast_to(np.arange(len(bank)), cosines.shape), cosines
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -51,9 +51,12 @@ def test_knn_in_blocks_is_the_same(monkeypatch):
     bank, labels = clusters(50)
     queries, _ = clusters(30, seed=1)
     whole, near = votes(bank, labels, queries, 7), knn.nearest(bank, queries, 7)
-    monkeypatch.setattr(knn, "_LARGEST_BLOCK", 120)  # two queries at a time
-    monkeypatch.setattr(knn, "_FEWEST_QUERIES", 1)
+    everybody = votes(bank, labels, queries, 50)
+    monkeypatch.setattr(knn, "_LARGEST_BLOCK", 120)  # two queries at a time where all vote
+    monkeypatch.setattr(knn, "_QUERIES", 4)
+    monkeypatch.setattr(knn, "_BANK_ROWS", 6)  # fewer than neighbours, and a last part of two
     assert np.array_equal(votes(bank, labels, queries, 7), whole)
+    assert np.array_equal(votes(bank, labels, queries, 50), everybody)
     assert np.array_equal(knn.nearest(bank, queries, 7)[0], near[0])
 
 
