@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-# A part of the bank and the queries that meet it: 16 MiB of similarities, which stay in the cache until all are looked at.
+# A part of the bank and the queries that meet it: 16 MiB of similarities, which stay in the cache till they are used.
 _BANK_ROWS, _QUERIES = 2**14, 2**8
 _LARGEST_BLOCK = 2**22  # similarities held at once where the whole bank votes
 
