@@ -308,6 +308,8 @@ def _connect(config: RunConfig) -> None:
         raise UnavailableError(
             f"runtime.address={address}: no Ray cluster answers, or it wants a token (RAY_AUTH_MODE=token): {error}"
         ) from error
+    finally:
+        os.environ.pop(DRIVER_VARIABLE, None)  # what this process starts later is not the cluster's
     signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place
 
 

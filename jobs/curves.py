@@ -6,6 +6,7 @@ holds both).
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def _measured(
     if not todo:
         return
     set_precision(trained.config.trainer.precision)
-    method, trainer = build_training(trained.config, trained.store, plan, make_strategy())
+    # Nothing is trained, so it may be measured on any number of devices.
+    plain = replace(trained.config, trainer=replace(trained.config.trainer, xla=False))
+    method, trainer = build_training(plain, trained.store, plan, make_strategy())
     evaluator = Evaluator(method, trained.store, trained.split)
     for entry, protocols in todo:
         trainer.load_state(entry.state(), entry.step)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from jobs.build import build_iterators, build_streams, build_training
 from jobs.checkpoint import Checkpoint
 from jobs.debugging import Debugging
-from jobs.errors import TrainingError
+from jobs.errors import ConfigError, TrainingError
 from jobs.folder import RunFolder
 from jobs.leader import Leader
 from jobs.plan import Plan, make_plan
@@ -45,7 +45,10 @@ def worker_loop(
     set_threads(runtime.cpus)
     set_precision(config.trainer.precision)
     debug = config.debug
-    strategy = make_strategy(runtime.world_size, debug.logical_devices, debug.eager, config.runtime.all_reduce)
+    try:
+        strategy = make_strategy(runtime.world_size, debug.logical_devices, debug.eager, config.runtime.all_reduce)
+    except ValueError as error:
+        raise ConfigError(f"runtime.all_reduce, debug.logical_devices: {error}") from error
     store = fetched_store(folder.storage, store_name)
     runtime.watch(LONGER)  # only now: the first time, a data set comes as fast as the network allows
     split = split_of(config, store)
@@ -181,7 +184,7 @@ class _Loop:
             plan, where = self._plan, ", ".join(sorted(set(device_names())))
             raise TrainingError(
                 f"a step of {plan.unlabelled_batch} unlabelled and {plan.labelled_batch} labelled images does not fit "
-                f"into the memory of {where}: {error.message.splitlines()[0]}; lower trainer.unlabelled_batch, use "
+                f"into the memory of {where}: {_out_of_memory(error.message)}; lower trainer.unlabelled_batch, use "
                 "trainer.precision=mixed_bfloat16 or more workers; python -m jobs.benchmark batch finds what fits"
             ) from error
         self._patience, self._wishes = 1.0, Wishes(*trainer.flags)
@@ -216,6 +219,12 @@ class _Loop:
         self._trainer.load_state(good.state(), good.step)
         if self._leader:
             self._leader.go_back(good, error, self._skipped)
+
+
+def _out_of_memory(message: str) -> str:
+    """The line of TensorFlow's many that says what did not fit."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["out of memory"]
+    return next((line for line in lines if "OOM" in line), lines[-1])
 
 
 def _restored(folder: RunFolder, runtime: Runtime) -> Checkpoint | None:

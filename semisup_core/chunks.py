@@ -33,6 +33,7 @@ def by_anchors(
     if blocks <= 1:
         return function(anchors, *references, *rows)
     size = -(-count // blocks)
+    blocks = -(-count // size)
     missing = blocks * size - count
 
     def split(values: Tensor) -> Tensor:

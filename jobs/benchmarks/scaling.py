@@ -20,7 +20,6 @@ class Network(NamedTuple):
         parameters: that are trained.
         norms: BatchNorm layers.
         channels: of all of them together.
-        image_bytes: of an image as it is stored.
     """
 
     name: str
@@ -28,11 +27,10 @@ class Network(NamedTuple):
     parameters: float
     norms: int
     channels: int
-    image_bytes: int
 
 
-CONV = Network("conv, width 128, 96 px", 0.21515e9, 856_064, 0, 0, 96 * 96 * 3)
-RESNET50 = Network("resnet50, 224 px", 8.174e9, 23_508_032, 53, 26_560, 224 * 224 * 3)
+CONV = Network("conv, width 128, 96 px", 0.21515e9, 856_064, 0, 0)
+RESNET50 = Network("resnet50, 224 px", 8.174e9, 23_508_032, 53, 26_560)
 
 
 class Method(NamedTuple):

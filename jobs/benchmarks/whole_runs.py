@@ -55,7 +55,8 @@ def starts_and_scale(training: step.Training, steps: int, repeats: int) -> list[
 
 def overheads(training: step.Training, steps: int, repeats: int) -> list[Row]:
     """What a run costs beside its steps: the loop around them, Ray, and what one usually switches on."""
-    everything = ["trainer.online_probe=true", "evaluation.every=1", "checkpoint.every=1", "tracking.tensorboard=true"]
+    probe = ["trainer.online_probe=true"] if not training.config.method.has_classifier else []
+    everything = [*probe, "evaluation.every=1", "checkpoint.every=1", "tracking.tensorboard=true"]
     everything += ["tracking=wandb", "tracking.mode=offline"]
     kinds = {"local": ["runtime=local"], "Ray": ["runtime=ray"], "everything": ["runtime=local", *everything]}
     images, iterators, several = training.images * steps, training.iterators(), _EPOCHS - 1

@@ -30,7 +30,8 @@ class SideBySide(keras.Model):
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:
         """The model's output (N, D) of images (N, H, W, 3)."""
-        if not training or _apart or tf.config.list_physical_devices("GPU"):
+        open_sides = None in inputs.shape
+        if not training or _apart or open_sides or tf.config.list_physical_devices("GPU"):
             return super().call(inputs, training=training, mask=mask)
         names = [layer.name for layer in self.layers]
         first, last = self.layers[1 : names.index("pool")], self.layers[names.index("pool") :]

@@ -65,3 +65,11 @@ def test_copies(encoder):
     assert not isinstance(exported(made), SideBySide)
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     np.testing.assert_allclose(exported(made)(images), made(images, training=True), rtol=1e-4, atol=1e-5)
+
+
+def test_an_open_number_of_images_goes_the_plain_way(encoder):
+    made = encoder(32)
+    compute = tf.function(
+        lambda images: made(images, training=True), input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float64)]
+    )
+    assert compute(np.zeros((3, 32, 32, 3))).shape == (3, 5)
