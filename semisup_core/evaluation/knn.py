@@ -7,7 +7,6 @@ Every pair is compared, by TensorFlow: exact, on all threads of the process, and
 from collections.abc import Iterator
 
 import numpy as np
-import tensorflow as tf
 
 # A part of the bank and the queries that meet it: 16 MiB of similarities, which stay in the cache till they are used.
 _BANK_ROWS, _QUERIES = 2**14, 2**8
@@ -73,6 +72,8 @@ def _shares(
 
 def _neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(n, k) rows of the bank that are most similar to n queries at a time, most similar first, and their cosines."""
+    import tensorflow as tf  # not for whoever only names a protocol, as a driver does
+
     units, queries = tf.constant(_unit(bank)), _unit(queries)
     parts = [(start, units[start : start + _BANK_ROWS]) for start in range(0, len(bank), _BANK_ROWS)]
     for first in range(0, len(queries), _QUERIES):
@@ -87,6 +88,8 @@ def _neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> Iterator[tuple
 
 def _everybody(bank: np.ndarray, queries: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All (n, M) rows of the bank for n queries at a time, unsorted, and their cosines."""
+    import tensorflow as tf  # not for whoever only names a protocol, as a driver does
+
     units, queries = tf.constant(_unit(bank)), _unit(queries)
     count = max(1, _LARGEST_BLOCK // len(bank))
     for first in range(0, len(queries), count):
