@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from semisup_core.policy import Policy
@@ -26,6 +27,7 @@ _UNIFORMS = 32  # columns of random numbers drawn per image; a new use takes the
 _BLUR_SHARE, _BLUR_SIGMA = 0.1, (0.1, 2.0)
 _SOLARIZE_THRESHOLD = 128.0
 _MID_GRAY = 127.5
+_PIXELS = 8  # in a row of the colour product
 
 
 def view_seed(seed: int, step: Tensor, view: int, copy: int) -> Tensor:
@@ -176,31 +178,32 @@ def _boxes(matrix: Tensor, centre: Tensor, height: int, width: int, size: int) -
 
 
 def _colour(pixels: Tensor, own: dict[str, Tensor]) -> Tensor:
-    """Applies x -> M x + K m, with m the image's mean colour, and clips to 0-255."""
+    """Applies x -> x M + m K, with m the image's mean colour, and clips to 0-255."""
     if "matrix" not in own:
         return pixels
     size = pixels.shape[1]
-    flat = tf.reshape(pixels, (-1, size * size, 3))
-    mapped = tf.matmul(flat, own["matrix"], transpose_b=True)
+    several = math.gcd(size**2, _PIXELS)
+    flat = tf.reshape(pixels, (-1, size**2 // several, several * 3))
+    mapped = tf.matmul(flat, _of_several(own["matrix"], np.eye(several)))
     if "of_mean" in own:
-        mean = tf.reduce_mean(flat, axis=1, keepdims=True)
-        mapped += tf.matmul(mean, own["of_mean"], transpose_b=True)
+        shares = np.full((several, several), 1 / several)
+        mapped += tf.matmul(tf.reduce_mean(flat, axis=1, keepdims=True), _of_several(own["of_mean"], shares))
     clipped = tf.raw_ops.ClipByValue(t=mapped, clip_value_min=0.0, clip_value_max=255.0)  # in one pass, unlike tf's
     return tf.reshape(clipped, (-1, size, size, 3))
 
 
 def _colour_map(policy: Policy, draws: _Draws) -> tuple[Tensor, Tensor]:
-    """The composed colour map of each image, M and K, both (B, 3, 3).
+    """The composed colour map x -> x M + m K of each image's rows of pixels, M and K, both (B, 3, 3).
 
     Contrast keeps the gray of the image's mean in place, and that mean has been through the operations before it, so
-    the offset is linear in the mean colour m of the untouched image: offset = K m.
+    the offset is linear in the mean colour m of the untouched image.
     """
     brightness, contrast, saturation = (
         draws.uniform(10 + i, 1 - x, 1 + x)[:, None, None]
         for i, x in enumerate((policy.brightness, policy.contrast, policy.saturation))
     )
     eye = tf.zeros_like(brightness) + tf.eye(3)
-    gray = tf.zeros_like(brightness) + tf.constant([_GRAY])  # every output channel is the luma
+    gray = tf.zeros_like(brightness) + tf.constant(_GRAY)[:, None]  # every output channel is the luma
     choices = tf.stack(
         [eye * brightness, eye * contrast, eye * saturation + gray * (1 - saturation), _hue(policy, draws)], axis=1
     )
@@ -209,24 +212,41 @@ def _colour_map(policy: Policy, draws: _Draws) -> tuple[Tensor, Tensor]:
     for slot in range(4):
         chosen = order[:, slot]
         step = tf.gather(choices, chosen, axis=1, batch_dims=1)
-        anchor = gray @ (matrix + of_mean) * (1 - contrast)
-        of_mean = step @ of_mean + tf.where(chosen[:, None, None] == 1, anchor, 0.0)
-        matrix = step @ matrix
-    matrix += policy.jitter * tf.reshape(draws.symmetric, (-1, 3, 3))
+        anchor = tf.reduce_sum((matrix + of_mean) * _GRAY, axis=2, keepdims=True) * (1 - contrast)
+        of_mean = _product(of_mean, step) + tf.where(chosen[:, None, None] == 1, anchor, 0.0)
+        matrix = _product(matrix, step)
+    if policy.jitter:
+        matrix += policy.jitter * tf.transpose(tf.reshape(draws.symmetric, (-1, 3, 3)), (0, 2, 1))
     applied = draws.happens(15, policy.colour)[:, None, None]
     matrix, of_mean = tf.where(applied, matrix, eye), tf.where(applied, of_mean, 0.0)
     grayscale = draws.happens(9, policy.grayscale)[:, None, None]
-    return tf.where(grayscale, gray @ matrix, matrix), tf.where(grayscale, gray @ of_mean, of_mean)
+    return tuple(tf.where(grayscale, _product(part, gray), part) for part in (matrix, of_mean))
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Of small matrices (B, 3, 3), each of which costs a library for large ones as much as a large one."""
+    return tf.reduce_sum(a[..., None] * b[:, None], axis=2)
+
+
+def _of_several(matrix: Tensor, shares: np.ndarray) -> Tensor:
+    """The map (B, 3p, 3p) between rows of p pixels: (B, 3, 3) from pixel to pixel, times their number in `shares`.
+
+    Products over 3 numbers are too short for vectors.
+    """
+    # A product with one number in each column that is not zero: exact, and faster than a product by broadcasting.
+    spread = np.einsum("pq,ik,jl->ijpkql", shares, np.eye(3), np.eye(3)).reshape(9, -1)
+    side = 3 * len(shares)
+    return tf.reshape(tf.reshape(matrix, (-1, 9)) @ tf.constant(spread, tf.float32), (-1, side, side))
 
 
 def _hue(policy: Policy, draws: _Draws) -> Tensor:
-    """Rotation of the two chroma axes in YIQ, (B, 3, 3)."""
-    angle = 2 * math.pi * draws.uniform(13, -policy.hue, policy.hue)
-    cos, sin, one, zero = tf.cos(angle), tf.sin(angle), tf.ones_like(angle), tf.zeros_like(angle)
-    rows = [[one, zero, zero], [zero, cos, -sin], [zero, sin, cos]]
-    rotation = tf.stack([tf.stack(row, axis=-1) for row in rows], axis=-2)
-    to_yiq = tf.constant([_RGB_TO_YIQ])
-    return tf.linalg.inv(to_yiq) @ rotation @ to_yiq
+    """Rotation of the two chroma axes in YIQ, as matrices (B, 3, 3) that rows of pixels are multiplied by."""
+    angle = 2 * math.pi * draws.uniform(13, -policy.hue, policy.hue)[:, None, None]
+    still, same, turned = (
+        np.linalg.solve(_RGB_TO_YIQ, np.array(axes) @ _RGB_TO_YIQ).T.astype("float32")
+        for axes in (np.diag([1, 0, 0]), np.diag([0, 1, 1]), [[0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    )
+    return still + tf.cos(angle) * same + tf.sin(angle) * turned
 
 
 def _extras(pixels: Tensor, own: dict[str, Tensor]) -> Tensor:

@@ -182,7 +182,6 @@ def test_a_part_that_is_not_there(cli):
     assert done.returncode == 2 and "did you mean step?" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow  # at 32 pixels 1.6 [1.55, 1.81] beside other work: too close to the bound to guard main yet
 def test_the_step_is_faster_than_the_ordinary_one(tmp_path, cli):
     """The guard: a slower step fails here. It runs beside other tests, so it compares, and generously."""
     fast = "avx512_bf16" in processor()[1]

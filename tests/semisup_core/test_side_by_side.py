@@ -1,5 +1,7 @@
 """Images side by side: the same numbers as each by itself, and a plain model wherever it is copied."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ def float64():
 
 
 def outputs_and_gradients(encoder, images):
-    images = tf.constant(images)
+    images = tf.convert_to_tensor(images)
     with tf.GradientTape() as tape:
         tape.watch(images)
         outputs = encoder(images, training=True)
@@ -73,3 +75,48 @@ def test_an_open_number_of_images_goes_the_plain_way(encoder):
         lambda images: made(images, training=True), input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float64)]
     )
     assert compute(np.zeros((3, 32, 32, 3))).shape == (3, 5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_relu_in_bfloat16(compiled):
+    """The values and the gradient of TensorFlow's own, of any number of dimensions."""
+    draws = np.random.default_rng(0)
+    tf.config.run_functions_eagerly(not compiled)
+    try:
+        for shape in [(5, 3, 3, 4), (7, 2)]:
+            values = tf.cast(draws.normal(size=shape), tf.bfloat16) * tf.cast(draws.integers(0, 2, shape), tf.bfloat16)
+            upstream, found = tf.cast(draws.normal(size=shape), tf.bfloat16), []
+            for relu in (side_by_side._relu, tf.nn.relu):
+                compute = tf.function(partial(_with_gradient, relu), autograph=False)
+                found.append([part.numpy().astype(float) for part in compute(values, upstream)])
+            assert all(np.array_equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+            assert 0 < np.count_nonzero(found[0][1]) < found[0][1].size
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def _with_gradient(relu, values, upstream):
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        result = relu(values)
+    return result, tape.gradient(result, values, output_gradients=upstream)
+
+
+def test_the_encoder_in_bfloat16(monkeypatch):
+    """With the fast gradient and without: the same numbers, those of zeros apart."""
+    from semisup_core.devices import set_precision
+
+    set_precision("mixed_bfloat16")
+    try:
+        made = build_encoder(ConvParams(width=5, batch_norm=False), 32)
+        images = np.random.default_rng(0).uniform(0, 255, (14, 32, 32, 3)).astype("float32")
+        used = []
+        relu = side_by_side._relu
+        monkeypatch.setattr(side_by_side, "_relu", lambda values: used.append(values.dtype) or relu(values))
+        found = tf.function(outputs_and_gradients, autograph=False)(made, images)
+        monkeypatch.setattr(side_by_side, "_relu", tf.nn.relu)
+        expected = tf.function(outputs_and_gradients, autograph=False)(made, images)
+    finally:
+        set_precision("float32")
+    assert used == [tf.bfloat16] * 4
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
