@@ -19,6 +19,7 @@ from semisup_core.policy import NONE
 _GIGA = 1e-9
 _COLOURS = ("brightness", "contrast", "saturation", "hue")
 _CALL = 0.8  # seconds that one timed call should take at least
+_FEWEST = 3  # rounds of the parts that time much beside the step
 _TRACES, _KINDS = 3, 8  # of the profiler, and how many kinds of operations of each are shown
 _OVERLAPPING = "all threads together, so the sum may exceed the step"
 
@@ -101,7 +102,7 @@ def stages(training: step.Training, seconds: float) -> list[Row]:
     functions["held"] = step.whole(training, held, steps)
     functions["whole"] = step.whole(training, iterators := training.iterators(), steps)
     functions["one a call"] = step.one_a_call(training, iterators, steps)
-    times = {name: np.array(values) / steps for name, values in in_turns(functions, seconds).items()}
+    times = {name: np.array(values) / steps for name, values in in_turns(functions, seconds, _FEWEST).items()}
     parts = {names[0]: times[names[0]]}
     parts |= {name: times[name] - times[before] for before, name in zip(names, names[1:], strict=False)}
     parts["rest"] = times["held"] - times["update"]
@@ -138,7 +139,7 @@ def the_input(training: step.Training, seconds: float) -> list[Row]:
         **data.preparation(Path(training.config.storage) / "files", training.config.dataset.image_size),
         "step": step.whole(training, training.iterators(), steps),
     }
-    times = in_turns(functions, seconds)
+    times = in_turns(functions, seconds, _FEWEST)
     reading, own = np.array(times["random rows"]), np.array(times["step"]) / steps
     return [
         Row("input", "pipeline", figure(times["pipeline"]).inverse(training.images * steps), "images/s"),
@@ -153,7 +154,7 @@ def the_input(training: step.Training, seconds: float) -> list[Row]:
 
 def kneighbours(seconds: float, bank: int = 50_000, queries: int = 2_000) -> list[Row]:
     """Part (e): kNN queries a second."""
-    times = in_turns(neighbours.searches(bank, queries), seconds, fewest=3)
+    times = in_turns(neighbours.searches(bank, queries), seconds, _FEWEST)
     words = f"{neighbours.K} of {bank:,} x 128"
     rows = [Row("knn", name, figure(values).inverse(queries), "queries/s", words) for name, values in times.items()]
     return rows + [

@@ -1,6 +1,7 @@
 """The training step of a configuration: its time, its arithmetic, and where the time goes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -116,7 +117,8 @@ def operations(training: Training) -> float:
     elements = next(first)
 
     def until(stage: str) -> float:
-        return count_operations(lambda: training.strategy.run(lambda: _part(training.trainer, stage, elements)))
+        part = tf.autograph.experimental.do_not_convert(partial(_part, training.trainer, stage))
+        return count_operations(partial(training.strategy.run, part, args=(elements,)))
 
     with apart():
         return until("update") - until("augmentation")

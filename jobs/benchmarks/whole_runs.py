@@ -17,6 +17,8 @@ from jobs.benchmarks.runs import DoesNotFitError, measure_run
 from jobs.benchmarks.timing import Figure, figure, ratio
 
 _EPOCHS = 4
+_SHORT = ["evaluation.protocols=[knn20]", "evaluation.monitor=knn20"]  # the end of a run is not what is measured
+_VALIDATION = 20  # images of a class, for the evaluation of a run
 _LONGEST = 120.0  # seconds of a run of the batch finder after which it doubles no more
 _SPARED = 0.9  # of the memory that is free, what the batch finder may fill
 _FITS = "fits"
@@ -34,11 +36,11 @@ def starts_and_scale(training: step.Training, steps: int, repeats: int) -> list[
     batches = [f"trainer.unlabelled_batch={plan.unlabelled_batch * most}"]
     batches += [f"trainer.labelled_batch={plan.labelled_batch * most}"]
     kinds |= {f"{name}, same batch": words for name, words in several.items()}
-    kinds |= {f"{name}, {most} x the batch": [*words, *batches] for name, words in several.items()}
+    kinds |= {f"{name}, {most} x the batch": [*words, *batches] for name, words in several.items() if "Ray" in name}
     measured: dict[str, list[Any]] = {name: [] for name in kinds}
     for _ in range(repeats):
         for name, words in kinds.items():
-            measured[name].append(measure_run(training.config, *words, steps=steps))
+            measured[name].append(measure_run(training.config, *words, *_SHORT, steps=steps, epochs=2))
     rows = []
     for name in ("local", "Ray, 1 worker"):
         for phase in measured[name][0].phases:
@@ -57,6 +59,7 @@ def overheads(training: step.Training, steps: int, repeats: int) -> list[Row]:
     """What a run costs beside its steps: the loop around them, Ray, and what one usually switches on."""
     probe = ["trainer.online_probe=true"] if not training.config.method.has_classifier else []
     everything = [*probe, "evaluation.every=1", "checkpoint.every=1", "tracking.tensorboard=true"]
+    everything += [f"dataset.validation_per_class={_VALIDATION}"]
     everything += ["tracking=wandb", "tracking.mode=offline"]
     kinds = {"local": ["runtime=local"], "Ray": ["runtime=ray"], "everything": ["runtime=local", *everything]}
     images, iterators, several = training.images * steps, training.iterators(), _EPOCHS - 1

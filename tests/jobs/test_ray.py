@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from jobs import config, driver
+from jobs import cluster, config, driver
 from jobs.checkpoint import Checkpoints
 from jobs.errors import ConfigError
+from jobs.folder import RunFolder
 from jobs.resources import shares
+from jobs.storage import open_storage
 from jobs.tracking import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
@@ -46,6 +48,19 @@ def test_two_workers_resume_and_compute_the_run_of_one_process(cli, tmp_path):
     weights = [Checkpoints(tmp_path / name / "checkpoints").newest().state() for name in ("two", "local")]
     difference = sum(np.sum((weights[0][key] - weights[1][key]) ** 2) for key in weights[1])
     assert np.sqrt(difference / sum(np.sum(value**2) for value in weights[1].values())) <= 1e-9
+
+
+def test_nothing_at_the_end_waits_for_a_dashboard(tmp_path):
+    """Ray's trainer comes with a cleaner that does, for 12 seconds where there is none."""
+    from ray.train.tensorflow import TensorflowTrainer
+
+    run = config.load([f"storage={tmp_path}", "name=quick"])
+    trainer = cluster._trainer(run, RunFolder(tmp_path / "quick", open_storage(str(tmp_path))), {"cpus": 1}, 0)
+    of_ray, ours = (
+        [type(callback).__name__ for callback in make(trainer)]
+        for make in (TensorflowTrainer._create_default_callbacks, type(trainer)._create_default_callbacks)
+    )
+    assert ours == [name for name in of_ray if name != "PlacementGroupCleanerCallback"] != of_ray
 
 
 @pytest.mark.parametrize(
