@@ -47,7 +47,7 @@ def measure(config: RunConfig, chosen: Sequence[str], scratch: Path, output: Pat
         elif part == "input":
             found = parts.the_input(training, seconds[part])
         elif part == "knn":
-            found = parts.kneighbours(seconds[part])
+            found = parts.evaluation(training, seconds[part])
         elif part == "batch":
             found = whole_runs.largest_batch(training)
         elif part == "overheads":

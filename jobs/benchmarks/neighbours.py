@@ -1,13 +1,37 @@
-"""Nearest neighbours, beside the two libraries that one would use for them instead."""
+"""Embeddings beside the forward pass alone, and nearest neighbours beside the libraries one would use instead."""
 
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
+from semisup_core.data.store import Store
+from semisup_core.encoders.build import exported
+from semisup_core.evaluation.embed import BATCH, Embedder
 from semisup_core.evaluation.knn import nearest
 
 K = 20
+
+
+def embedding(encoder: keras.Model, store: Store, images: int) -> dict[str, Callable[[], Any]]:
+    """The pass that evaluation makes over stored images, and as many forward passes over images in memory.
+
+    Args:
+        encoder: as it is trained.
+        store: of at least as many images.
+        images: to embed, whole batches.
+    """
+    plain = exported(encoder)
+    embedder, forward = Embedder(plain), tf.function(lambda batch: plain(batch, training=False))
+    held = tf.cast(store.read(np.arange(BATCH)), keras.config.floatx())
+
+    def bare() -> None:
+        for _ in range(images // BATCH):
+            forward(held).numpy()
+
+    return {"embedding": lambda: embedder(store, np.arange(images)), "forward": bare}
 
 
 def searches(bank_rows: int, query_rows: int, width: int = 128) -> dict[str, Callable[[], Any]]:
