@@ -8,7 +8,7 @@ from jobs.cli import chosen_names, main_with_exit_codes, parse
 from jobs.quiet import quiet_imports
 from jobs.storage import open_storage
 
-PARTS = ("runs", "step", "stages", "input", "knn")  # without a word; runs first, while this process is small
+PARTS = ("runs", "step", "stages", "input", "knn")  # without a word; runs first, while this process holds little memory
 MORE = ("overheads", "batch")  # which take longer
 REFERENCE = Path(__file__).resolve().parent.parent / "configs" / "experiment" / "reference_step.yaml"
 

@@ -27,7 +27,7 @@ _UNIFORMS = 32  # columns of random numbers drawn per image; a new use takes the
 _BLUR_SHARE, _BLUR_SIGMA = 0.1, (0.1, 2.0)
 _SOLARIZE_THRESHOLD = 128.0
 _MID_GRAY = 127.5
-_PIXELS = 8  # in a row of the colour product
+_PIXELS = 8  # in a row of the colour product; a power of two, by which sharing is exact
 
 
 def view_seed(seed: int, step: Tensor, view: int, copy: int) -> Tensor:
@@ -74,7 +74,8 @@ def augment(looks: Sequence[Look], policy: Policy, size: int) -> list[Tensor]:
     parameters = _parameters(policy, _Draws(looks), tuple(looks[0].images.shape[1:3]), size)
     results, start = [], 0
     for look in looks:
-        # Sliced only when all arithmetic on parameters is done: vector instructions round by place in the vector.
+        # Sliced only when all arithmetic on parameters that rounds is done: vector instructions round by place in the
+        # vector.
         own = {name: tf.gather(values, start + look.positions) for name, values in parameters.items()}
         pixels = _resample(look.images, policy, own, size)
         results.append(_extras(_colour(pixels, own), own))
@@ -99,7 +100,8 @@ def _parameters(policy: Policy, draws: "_Draws", sides: tuple[int, int], size: i
     if policy.solarize:
         found["solarized"] = draws.happens(21, policy.solarize)
     if policy.cutout:
-        found["erased"] = _cutout_mask(draws.uniform(23), draws.uniform(24), policy.cutout, size)
+        found["erased_rows"] = _near(draws.uniform(23), policy.cutout, size)
+        found["erased_columns"] = _near(draws.uniform(24), policy.cutout, size)
     return found
 
 
@@ -224,7 +226,7 @@ def _colour_map(policy: Policy, draws: _Draws) -> tuple[Tensor, Tensor]:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Of small matrices (B, 3, 3), each of which costs a library for large ones as much as a large one."""
+    """Of small matrices (B, 3, 3) and (B, 3, n), each of which costs a library for large ones as much as those do."""
     return tf.reduce_sum(a[..., None] * b[:, None], axis=2)
 
 
@@ -233,7 +235,7 @@ def _of_several(matrix: Tensor, shares: np.ndarray) -> Tensor:
 
     Products over 3 numbers are too short for vectors.
     """
-    # A product with one number in each column that is not zero: exact, and faster than a product by broadcasting.
+    # At most one number in a column is not zero, so this product is exact; it is faster than one by broadcasting.
     spread = np.einsum("pq,ik,jl->ijpkql", shares, np.eye(3), np.eye(3)).reshape(9, -1)
     side = 3 * len(shares)
     return tf.reshape(tf.reshape(matrix, (-1, 9)) @ tf.constant(spread, tf.float32), (-1, side, side))
@@ -255,8 +257,9 @@ def _extras(pixels: Tensor, own: dict[str, Tensor]) -> Tensor:
     if "solarized" in own:
         solarized = tf.where(pixels >= _SOLARIZE_THRESHOLD, 255.0 - pixels, pixels)
         pixels = tf.where(own["solarized"][:, None, None, None], solarized, pixels)
-    if "erased" in own:
-        pixels = tf.where(own["erased"][..., None], _MID_GRAY, pixels)
+    if "erased_rows" in own:
+        square = own["erased_rows"][:, :, None] & own["erased_columns"][:, None, :]
+        pixels = tf.where(square[..., None], _MID_GRAY, pixels)
     return pixels
 
 
@@ -280,9 +283,7 @@ def _blur(pixels: Tensor, kernel: Tensor) -> Tensor:
     return pixels
 
 
-def _cutout_mask(centre_y: Tensor, centre_x: Tensor, side: float, size: int) -> Tensor:
-    """Where a square around a drawn centre is erased, (B, size, size) (DeVries and Taylor, 2017, arXiv 1708.04552)."""
+def _near(centre: Tensor, side: float, size: int) -> Tensor:
+    """Which rows or columns a square around a drawn centre erases, (B, size) (DeVries and Taylor, arXiv 1708.04552)."""
     places = (tf.range(size, dtype=tf.float32) + 0.5) / size
-    inside_y = tf.abs(places[None] - centre_y[:, None]) < side / 2
-    inside_x = tf.abs(places[None] - centre_x[:, None]) < side / 2
-    return inside_y[:, :, None] & inside_x[:, None, :]
+    return tf.abs(places[None] - centre[:, None]) < side / 2

@@ -33,7 +33,8 @@ def measure(config: RunConfig, chosen: Sequence[str], scratch: Path, output: Pat
     print(
         f"{config.method.name}, {config.encoder.name}, {config.dataset.image_size} px, {config.trainer.precision}, "
         f"{training.views} views a step; random images; {', '.join(device_names())}, {name}, {threads()} threads"
-        f"{', '.join(['', *fast])}; medians and their 95 % intervals, all functions of a part timed in turns",
+        f"{', '.join(['', *fast])}; medians and their 95 % intervals (of fewer than six values, all of them), "
+        "all functions of a part timed in turns",
         flush=True,
     )
     seconds = {name: value * (_THOROUGH if thorough else 1) for name, value in _SECONDS.items()}

@@ -45,9 +45,13 @@ def the_step(training: step.Training, seconds: float) -> list[Row]:
     rows += [
         Row("step", "time", figure(own / steps).scaled(1e3), "ms", training.config.trainer.precision),
         Row("step", "views", figure(own).inverse(training.views * steps), "1/s", f"{training.views} a step"),
-        Row("step", "arithmetic", figure(own).inverse(flops * _GIGA), "GFLOP/s", f"{flops / steps * _GIGA:.0f} a step"),
-        Row("step", "of the ceiling", figure(flops / own / ceilings), "", f"of the product in {precision}"),
     ]
+    if flops:
+        each = f"{flops / steps * _GIGA:.0f} a step"
+        rows += [
+            Row("step", "arithmetic", figure(own).inverse(flops * _GIGA), "GFLOP/s", each),
+            Row("step", "of the ceiling", figure(flops / own / ceilings), "", f"of the product in {precision}"),
+        ]
     if yardstick:
         words = "the same step written the ordinary way, in float32, under model.fit"
         rows += [

@@ -39,8 +39,7 @@ class SideBySide(keras.Model):
         count, width = inputs.shape[0], inputs.shape[2]
         values = _joined(inputs, 2**convolutions)
         for layer in first:
-            half = values.dtype == tf.bfloat16
-            values = _relu(values) if half and isinstance(layer, keras.layers.ReLU) else layer(values)
+            values = _relu(values) if values.dtype == tf.bfloat16 and _is_relu(layer) else layer(values)
         for _ in range(convolutions):
             width = (width - 3) // 2 + 1
         values = _parted(values, count, width)
@@ -69,9 +68,18 @@ def _parted(joined: Tensor, count: int, width: int) -> Tensor:
     return ops.reshape(images, (rows * _SIDE, height, width, channels))[:count]
 
 
+def _is_relu(layer: keras.layers.Layer) -> bool:
+    """A plain one."""
+    plain = isinstance(layer, keras.layers.ReLU)
+    return plain and layer.max_value is None and not layer.negative_slope and not layer.threshold
+
+
 @tf.custom_gradient
 def _relu(values: Tensor) -> tuple[Tensor, Any]:
-    """ReLU of bfloat16 values, with the gradient of TensorFlow's in a third of the time."""
+    """ReLU of bfloat16 values, with TensorFlow's gradient in a third of the time.
+
+    Where a value is 0, an infinite or undefined gradient is 0 here, too. It has no second derivative.
+    """
     result = tf.nn.relu(values)
 
     def gradient(upstream: Tensor) -> Tensor:

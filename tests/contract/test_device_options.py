@@ -18,6 +18,15 @@ def test_xla_computes_the_same(training, method):
     assert distance(compiled.weights(), plain.weights()) <= 1e-9
 
 
+def test_xla_in_bfloat16(training):
+    """What is written for a CPU's bfloat16 compiles, too."""
+    plain, compiled = (
+        training("suncet", "conv", precision="mixed_bfloat16", overrides=[f"trainer.xla={on}"])
+        for on in ("false", "true")
+    )
+    assert compiled.run(STEPS) == pytest.approx(plain.run(STEPS), rel=0.05)
+
+
 def test_xla_takes_one_device(training):
     with pytest.raises(ConfigError, match="expected a single device, found 2"):
         training("info_nce", replicas=2, overrides=["trainer.xla=true"])

@@ -18,7 +18,7 @@ from jobs.benchmarks.trace import operation_seconds
 from jobs.config import load
 from jobs.driver import train
 from jobs.errors import TrainingError
-from semisup_core.devices import processor
+from semisup_core.devices import processor, set_precision
 from semisup_core.policy import NONE
 from semisup_core.trainer import Trainer
 
@@ -129,7 +129,13 @@ def test_stages_are_differences(training, monkeypatch):
     assert rows == {name: 1500.0 * part for name, part in expected.items()}
 
 
-def test_a_trace_has_the_convolutions_of_a_step(training):
+def test_a_trace_has_the_convolutions_of_a_step(tmp_path):
+    words = [*SMALL, "trainer.precision=mixed_bfloat16"]
+    set_precision("mixed_bfloat16")
+    try:
+        training = step.make_training(with_random_images(load(words, REFERENCE), tmp_path))
+    finally:
+        set_precision("float32")
     run = step.whole(training, training.iterators(held=True), 2)
     run()
     seconds = operation_seconds(run)

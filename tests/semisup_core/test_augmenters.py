@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from semisup_core import augmenters
 from semisup_core.augmenters import Look, augment, view_seed
 from semisup_core.policy import NONE, Policy
 
@@ -168,6 +169,41 @@ def test_jitter_is_the_keras_examples_colour_affine():
     assert 0.15 < np.abs(diagonal - 1).max() <= 0.4
     assert 0.15 < np.abs(matrices - np.eye(3) * diagonal[:, None]).max() <= 0.2 + 1e-4
     assert np.allclose(drawn[:, 1, 1] - drawn[:, 1, 0], 30 * matrices.sum(axis=1), atol=1e-2)
+
+
+@pytest.mark.parametrize("side", [3, 6, 8])  # odd, one and eight pixels at a time
+def test_colours_are_the_operations_one_by_one(side):
+    """Each image's operations in its own order, on its pixels, by their definitions."""
+    policy = Policy(brightness=0.4, contrast=0.5, saturation=0.5, hue=0.3, jitter=0.1, colour=0.8, grayscale=0.3)
+    pixels = tf.constant(np.random.default_rng(2).integers(60, 160, (64, side, side, 3), dtype=np.uint8))
+    look = Look(pixels, view_seed(1, tf.constant(5, tf.int64), 0, 0), tf.range(64), 64)
+    draws = augmenters._Draws([look])
+    uniforms, jitters = draws._uniforms.numpy().astype(float), draws.symmetric.numpy().astype(float)
+    luma = np.array([0.299, 0.587, 0.114])
+    to_yiq = np.array(augmenters._RGB_TO_YIQ)
+    orders = set()
+    for image, u, jitter, found in zip(
+        pixels.numpy().astype(float), uniforms, jitters, draw(pixels, policy), strict=True
+    ):
+        brightness, contrast, saturation = 1 + np.array([0.4, 0.5, 0.5]) * (2 * u[10:13] - 1)
+        angle = 2 * np.pi * 0.3 * (2 * u[13] - 1)
+        turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+        operations = [
+            lambda x, b=brightness: b * x,
+            lambda x, c=contrast: c * x + (1 - c) * np.mean(x @ luma),
+            lambda x, s=saturation: s * x + (1 - s) * (x @ luma)[..., None],
+            lambda x, t=turn: np.einsum("ij,hwj->hwi", np.linalg.solve(to_yiq, t @ to_yiq), x),
+        ]
+        order = np.argsort(u[16:20])
+        orders.add(tuple(order))
+        expected = image
+        for chosen in order:
+            expected = operations[chosen](expected)
+        expected = expected + 0.1 * np.einsum("ij,hwj->hwi", jitter.reshape(3, 3), image)
+        expected = expected if u[15] < 0.8 else image
+        expected = np.repeat((expected @ luma)[..., None], 3, axis=-1) if u[9] < 0.3 else expected
+        np.testing.assert_allclose(found, np.clip(expected, 0, 255), atol=0.01)
+    assert len(orders) > 15
 
 
 def test_colour_probability_leaves_some_images_alone():
