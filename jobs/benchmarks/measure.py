@@ -11,7 +11,7 @@ from jobs.folder import environment
 from jobs.schema import RunConfig
 from semisup_core.devices import device_names, processor, set_precision, threads
 
-_SECONDS = {"step": 25.0, "stages": 25.0, "input": 8.0, "knn": 8.0}
+_SECONDS = {"step": 20.0, "stages": 18.0, "input": 5.0, "knn": 4.0}
 _THOROUGH = 5  # times as long
 _EPOCH = 10  # times as long as a timed call is an epoch beside which the overheads of a run are measured
 
