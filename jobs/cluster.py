@@ -16,7 +16,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.config import from_dict, to_dict
-from jobs.console import POLL_SECONDS, Console, Printer
+from jobs.console import Console, Printer
 from jobs.errors import ConfigError, SupersededError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.lease import Lease
@@ -31,8 +31,10 @@ from semisup_core.errors import SemisupError
 
 _LONGEST_ERROR = 600  # characters of a worker's error in the terminal; all of it is in Ray's log
 _PROBE_SECONDS = 5.0
+_POLL_SECONDS = 0.3  # how soon a signal is heard, and how often a search asks for evaluations
 _SMALLER_AFTER_SECONDS = 10.0
 _RAY = "ray"  # Ray's folder in the run folder
+_LEFT_OUT = ("PlacementGroupCleanerCallback", "DatasetsCallback")  # of its trainer
 # TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
@@ -105,7 +107,7 @@ def fit_workers(
     gpus: int,
     test: bool = True,
     say: Callable[[str], Any] = _print,
-    listen: Callable[[list[Progress]], None] = lambda progress: None,
+    listen: Callable[[list[Progress]], None] | None = None,
 ) -> bool:
     """Trains one run with a group of workers on the connected cluster.
 
@@ -139,7 +141,9 @@ def fit_workers(
 
     def look() -> None:
         room.look()
-        listen(ray.get(console.measured.remote()))
+        printer.check()
+        if listen:
+            listen(ray.get(console.measured.remote()))
 
     try:
         return _fit_while_it_helps(config, folder, lambda: _trainer(config, folder, job, gpus), console, look)
@@ -204,11 +208,15 @@ def _trainer(config: RunConfig, folder: RunFolder, job: dict[str, Any], gpus: in
         from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
 
     class Trainer(TensorflowTrainer):
-        """Without Ray's cleaner of groups, which end with the job: without a dashboard its own end takes 12 seconds."""
+        """Without two parts of Ray's own.
+
+        The cleaner of groups, which end with the job: without a dashboard its own end takes 12 seconds. And what
+        would hand out Ray's data sets, an actor more for every run.
+        """
 
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+            return [callback for callback in callbacks if type(callback).__name__ not in _LEFT_OUT]
 
     return Trainer(
         _work,
@@ -250,7 +258,7 @@ def _fit(trainer: Any, console: Any, look: Callable[[], None], grace_seconds: fl
     with signals_ask() as asked:
         try:
             while thread.is_alive() and not asked.is_set():
-                thread.join(POLL_SECONDS)
+                thread.join(_POLL_SECONDS)
                 look()
             look()
         except SystemExit:

@@ -7,7 +7,9 @@ from typing import Any
 
 import ray
 
-POLL_SECONDS = 0.3  # how often the driver asks for new lines
+from jobs.errors import UnavailableError
+
+_POLL_SECONDS = 1.0  # how often the driver asks for new lines; on a machine that trains, each question costs the step
 
 
 class Console:
@@ -70,13 +72,25 @@ class Printer:
     def __init__(self, console: Any, say: Callable[[str], Any]) -> None:
         """Starts handing `say` what the actor `console` collects."""
         self._console, self._say, self._done = console, say, threading.Event()
+        self._lost: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        with suppress(ray.exceptions.RayError):
-            while not self._done.wait(POLL_SECONDS):
+        try:
+            while not self._done.wait(_POLL_SECONDS):
                 self._print()
+        except ray.exceptions.RayError as error:
+            self._lost = error
+
+    def check(self) -> None:
+        """Notices that the console does not answer.
+
+        Raises:
+            UnavailableError: it ended, and with it all that the workers could say.
+        """
+        if self._lost:
+            raise UnavailableError(f"the actor that passes the workers' lines on does not answer: {self._lost}")
 
     def _print(self) -> None:
         for line in ray.get(self._console.read.remote()):

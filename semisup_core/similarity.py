@@ -108,7 +108,7 @@ def soft_nearest_neighbours(features: Tensor, support: Tensor, targets: Tensor, 
     Args:
         features: (N, D).
         support: (S, D), features of the labelled images.
-        targets: (S, C), their class distributions, each summing to 1.
+        targets: (S, C), their class distributions, each summing to 1; nothing learns through them.
         temperature: divides the cosine similarities.
 
     Returns:

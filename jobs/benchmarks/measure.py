@@ -37,6 +37,7 @@ def measure(config: RunConfig, chosen: Sequence[str], scratch: Path, output: Pat
         "all functions of a part timed in turns",
         flush=True,
     )
+    facts = {"environment": environment(), "devices": device_names(), "processor": name, "instructions": fast}
     seconds = {name: value * (_THOROUGH if thorough else 1) for name, value in _SECONDS.items()}
     rows: list[Row] = []
     repeats = 3 if thorough else 1
@@ -56,6 +57,5 @@ def measure(config: RunConfig, chosen: Sequence[str], scratch: Path, output: Pat
         else:
             found = whole_runs.starts_and_scale(training, max(3, min(10, parts.steps_a_call(training))), repeats)
         print(table(found), flush=True)
-        rows += found
-    facts = {"environment": environment(), "devices": device_names(), "processor": name, "instructions": fast}
-    write_report(rows, {**facts, "threads": threads(), "config": to_dict(config)}, output)
+        rows += found  # written after every part, so that one that fails loses no other
+        write_report(rows, {**facts, "threads": threads(), "config": to_dict(config)}, output)

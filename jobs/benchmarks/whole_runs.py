@@ -3,6 +3,8 @@
 import dataclasses
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from jobs.benchmarks.images import with_random_images
 from jobs.benchmarks.report import Row
 from jobs.benchmarks.runs import DoesNotFitError, measure_run
 from jobs.benchmarks.timing import Figure, figure, ratio
+from jobs.schema import RunConfig
 
 _EPOCHS = 4
 _SHORT = ["evaluation.protocols=[knn20]", "evaluation.monitor=knn20"]  # the end of a run is not what is measured
@@ -22,6 +25,7 @@ _VALIDATION = 20  # images of a class, for the evaluation of a run
 _LONGEST = 120.0  # seconds of a run of the batch finder after which it doubles no more
 _SPARED = 0.9  # of the memory that is free, what the batch finder may fill
 _FITS = "fits"
+_ACTORS = 5  # that a run under Ray has beside its workers: Ray Train's controller and three more of its own, and ours
 
 
 def starts_and_scale(training: step.Training, steps: int, repeats: int) -> list[Row]:
@@ -65,7 +69,7 @@ def overheads(training: step.Training, steps: int, repeats: int) -> list[Row]:
     images, iterators, several = training.images * steps, training.iterators(), _EPOCHS - 1
     training.trainer.run(iterators, steps)
     loops: list[float] = []
-    measured: dict[str, list[Any]] = {name: [] for name in kinds}
+    measured: dict[str, list[Any]] = {name: [] for name in (*kinds, "idle")}
     for _ in range(repeats):
         for _ in range(several):
             begun = time.perf_counter()
@@ -73,6 +77,8 @@ def overheads(training: step.Training, steps: int, repeats: int) -> list[Row]:
             loops.append(time.perf_counter() - begun)
         for name, words in kinds.items():
             measured[name].append(measure_run(training.config, *words, steps=steps, epochs=_EPOCHS))
+        with _idle_ray(training.config):
+            measured["idle"].append(measure_run(training.config, *kinds["local"], steps=steps, epochs=_EPOCHS))
     epochs = {name: [seconds for run in runs for seconds in run.epochs] for name, runs in measured.items()}
     saving, validating = (
         np.repeat([run.beside[name] for run in measured["everything"]], several) for name in ("checkpoint", "validate")
@@ -83,9 +89,28 @@ def overheads(training: step.Training, steps: int, repeats: int) -> list[Row]:
         Row("overheads", "bare loop", figure(loops).inverse(images), "images/s", "trainer.run alone"),
         Row("overheads", "local run, to the bare loop", ratio(loops, epochs["local"]), "", "epochs but the first"),
         Row("overheads", "Ray run, to the bare loop", ratio(loops, epochs["Ray"])),
+        Row("overheads", "local run beside an idle Ray, to a local run", ratio(epochs["local"], epochs["idle"])),
         Row("overheads", "a run with everything, to a local run", ratio(epochs["local"], whole), "", beside),
         Row("overheads", "evaluation, share of an epoch", figure(validating / (whole + validating)), "", "linear, kNN"),
     ]
+
+
+@contextmanager
+def _idle_ray(config: RunConfig) -> Iterator[None]:
+    """A cluster with nothing to do and as many actors as a run has: what the cores lose to Ray itself."""
+    import ray
+
+    from jobs.cluster import connected
+
+    class Idle:
+        async def answer(self) -> None:
+            """Shows that it is there."""
+
+    here = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, address="local"))
+    with connected(here):
+        actors = [ray.remote(num_cpus=0)(Idle).remote() for _ in range(_ACTORS)]
+        ray.get([actor.answer.remote() for actor in actors])
+        yield
 
 
 def largest_batch(training: step.Training, memory: int | None = None) -> list[Row]:

@@ -99,7 +99,11 @@ class Method(Protocol):
     classifier: keras.Model | None
 
     def loss(self, batch: Batch, progress: Progress, replica: Replica) -> tuple[Tensor, dict[str, Tensor], Any]:
-        """The mean loss over this replica's rows, scalars to log, and tensors for `after_update`."""
+        """The mean loss over this replica's rows, scalars to log, and tensors for `after_update`.
+
+        A method with labelled views and without a classifier adds to those tensors "labelled_features" (s, D): of the
+        labelled images in their first view, by the encoder that it exports.
+        """
 
     def after_update(self, carry: Any, progress: Progress, replica: Replica) -> None:
         """Updates what the optimiser does not: a teacher, a queue, a centre. Must leave all replicas equal."""
@@ -158,10 +162,14 @@ def encode_views(encoder: keras.Model, views: list[Tensor]) -> list[Tensor]:
     return keras.ops.split(features, ends, axis=0)
 
 
+def project_views(head: keras.Model | None, features: list[Tensor]) -> list[Tensor]:
+    """`encode_views` through the projection head, or the features themselves where there is none."""
+    return features if head is None else encode_views(head, features)
+
+
 def encode_and_project(encoder: keras.Model, head: keras.Model | None, views: list[Tensor]) -> list[Tensor]:
     """`encode_views` through the encoder and, if there is one, the projection head."""
-    features = encode_views(encoder, views)
-    return features if head is None else encode_views(head, features)
+    return project_views(head, encode_views(encoder, views))
 
 
 def projection_head(

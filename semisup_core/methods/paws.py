@@ -22,7 +22,8 @@ from semisup_core.methods.base import (
     VariableGroup,
     View,
     decay_groups,
-    encode_and_project,
+    encode_views,
+    project_views,
     projection_head,
 )
 from semisup_core.replica import Replica
@@ -54,7 +55,8 @@ class Paws:
     def loss(self, batch: Batch, progress: Progress, replica: Replica) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Cross-entropy of each view with the other's sharpened prediction, less the entropy of the mean one."""
         views = [*batch.images["unlabelled"], *batch.images["support"]]
-        first, second, *support = encode_and_project(self._encoder, self._head, views)
+        features = encode_views(self._encoder, views)
+        first, second, *support = project_views(self._head, features)
         predictions = self._predictions([first, second], support, batch.labels, replica)
         sharpened = [sharpen(prediction, self._params.sharpening) for prediction in predictions]
         agreement = ops.mean(
@@ -69,7 +71,7 @@ class Paws:
         mean = replica.mean(ops.mean(ops.concatenate(sharpened, axis=0), axis=0))
         entropy = distribution_cross_entropy(mean, mean)
         loss = agreement - self._params.entropy_weight * entropy
-        return loss, {"agreement_loss": agreement, "mean_entropy": entropy}, {}
+        return loss, {"agreement_loss": agreement, "mean_entropy": entropy}, {"labelled_features": features[2]}
 
     def _predictions(
         self, views: list[Tensor], support: list[Tensor], labels: Tensor, replica: Replica

@@ -23,7 +23,8 @@ from semisup_core.methods.base import (
     VariableGroup,
     View,
     decay_groups,
-    encode_and_project,
+    encode_views,
+    project_views,
     projection_head,
 )
 from semisup_core.replica import Replica
@@ -47,7 +48,8 @@ class Suncet:
     def loss(self, batch: Batch, progress: Progress, replica: Replica) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Unlabelled InfoNCE plus `supervised_weight` times the labelled term."""
         views = [*batch.images["unlabelled"], *batch.images["labelled"]]
-        first, second, labelled = encode_and_project(self._encoder, self._head, views)
+        features = encode_views(self._encoder, views)
+        first, second, labelled = project_views(self._head, features)
         unlabelled = ops.mean(
             info_nce(first, replica.all_gather(second), replica.positions(first.shape[0]), self._temperature)
         )
@@ -61,7 +63,7 @@ class Suncet:
         )
         supervised = replica.mean_where(losses, has_positive)
         loss = unlabelled + self._supervised_weight * supervised
-        return loss, {"unlabelled_loss": unlabelled, "supervised_loss": supervised}, {}
+        return loss, {"unlabelled_loss": unlabelled, "supervised_loss": supervised}, {"labelled_features": features[2]}
 
     def after_update(self, carry: Any, progress: Progress, replica: Replica) -> None:
         """Nothing to do."""

@@ -7,21 +7,24 @@ PROBE = ["trainer.online_probe=true"]
 CLIPPED = ["optimizer.clip=0.01"]  # so small that every step is clipped
 
 
-@pytest.mark.parametrize("method", ["suncet", "info_nce"])
-def test_the_encoder_is_trained_as_without_it(training, method):
+@pytest.mark.parametrize("method, own_views", [("suncet", 0), ("paws", 0), ("info_nce", 1)])
+def test_the_encoder_is_trained_as_without_it(training, method, own_views):
     with_probe, without = training(method, overrides=[*PROBE, *CLIPPED]), training(method, overrides=CLIPPED)
     kernel = with_probe.method.classifier.trainable_variables[0]
     before = kernel.numpy()
     losses = with_probe.logs(4)["method_loss"]
     assert np.array_equal(losses, without.run(4))
     assert not np.array_equal(kernel.numpy(), before)
+    assert len(with_probe.method.views) == len(without.method.views) + own_views
     ours, theirs = with_probe.weights(), without.weights()
     assert theirs and all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_it_learns_what_the_features_hold(training):
-    frozen = ["encoder.trainable=false", "trainer.steps_per_epoch=40", "optimizer.learning_rate=0.01"]
-    logs = training("info_nce", overrides=[*PROBE, *frozen]).logs(120, per_call=40)
-    assert set(logs) == {"loss", "method_loss", "probe_loss", "probe_accuracy"}
+@pytest.mark.parametrize("method", ["info_nce", "suncet"])
+def test_it_learns_what_the_features_hold(training, method):
+    frozen = ["encoder.trainable=false", "trainer.steps_per_epoch=40", "optimizer.learning_rate=0.03"]
+    logs = training(method, overrides=[*PROBE, *frozen]).logs(240, per_call=40)
+    assert {"loss", "method_loss", "probe_loss", "probe_accuracy"} <= set(logs)
     assert np.allclose(logs["loss"], logs["method_loss"] + logs["probe_loss"], rtol=1e-12)
-    assert logs["probe_loss"][-20:].mean() < logs["probe_loss"][:20].mean()
+    assert logs["probe_loss"][-20:].mean() < np.log(10)
+    assert logs["probe_accuracy"][-100:].mean() > 0.13  # 2,000 images of ten classes: chance is 0.1 with 0.007
