@@ -58,6 +58,11 @@ class Case:
         assert loss.shape == ()
         return float(loss), {name: float(value) for name, value in metrics.items()}
 
+    def labelled_features(self, images, labels):
+        """What the method hands on of the labelled images."""
+        _, _, carry = self._loss(images, labels)
+        return carry["labelled_features"].numpy()
+
     def _loss(self, images, labels):
         tensors = {name: tuple(map(tf.constant, views)) for name, views in images.items()}
         labels = None if labels is None else tf.constant(labels, tf.int32)

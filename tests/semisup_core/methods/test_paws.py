@@ -61,6 +61,13 @@ def test_is_the_papers(case, similarity, projection, settings):
     assert metrics == pytest.approx({"agreement_loss": agreement, "mean_entropy": entropy}, rel=1e-8)
 
 
+def test_hands_on_the_encoders_features_of_the_first_support_view(case):
+    made = case(PawsParams(projection=(16, 3), support_views=2))
+    images = made.images(B, B, len(LABELS), len(LABELS))
+    passed_on = made.labelled_features({"unlabelled": images[:2], "support": images[2:]}, LABELS)
+    np.testing.assert_allclose(passed_on, made.features(images, heads=())[2], rtol=1e-9)
+
+
 def test_by_hand(case):
     """Equal images: every prediction is the share of each class in the support, 1/4 and 3/4; no sharpening."""
     images = np.ones((4, 2, 2, 3))
