@@ -16,7 +16,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.config import from_dict, to_dict
-from jobs.console import Console, Printer
+from jobs.console import Console, Printer, ask
 from jobs.errors import ConfigError, SupersededError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.lease import Lease
@@ -143,7 +143,7 @@ def fit_workers(
         room.look()
         printer.check()
         if listen:
-            listen(ray.get(console.measured.remote()))
+            listen(ask(console.measured))
 
     try:
         return _fit_while_it_helps(config, folder, lambda: _trainer(config, folder, job, gpus), console, look)
@@ -188,14 +188,14 @@ def _fit_while_it_helps(
         for file in folder.stacks.glob("*.txt"):
             if not file.stat().st_size:
                 file.unlink()  # of a worker that was killed from outside
-        failure = ray.get(console.failure.remote())
+        failure = ask(console.failure)
         if failure:
             raise failure from error
         if error is None:
             return stopped
         if folder.checkpoints.newest_manifest() == before:
             if not allowed:
-                raise ray.get(console.missed.remote()) or TrainingError(str(error)) from error
+                raise ask(console.missed) or TrainingError(str(error)) from error
             raise UnavailableError(
                 f"{allowed} restarts without a new checkpoint (runtime.max_failures={allowed}), the last after: "
                 f"{str(error)[-_LONGEST_ERROR:]}"

@@ -66,13 +66,31 @@ class Console:
         return self._failure
 
 
+def ask(question: Any) -> Any:
+    """The answer of a console's actor.
+
+    Args:
+        question: a method of the actor.
+
+    Raises:
+        UnavailableError: it ended, and with it all that the workers could say.
+    """
+    try:
+        return ray.get(question.remote())
+    except ray.exceptions.RayError as error:
+        # The kernel or Ray ends processes where memory is short.
+        raise UnavailableError(
+            f"the actor that passes the workers' lines on has ended; the same command resumes ({error})"
+        ) from error
+
+
 class Printer:
     """Prints the console's lines until it is stopped."""
 
     def __init__(self, console: Any, say: Callable[[str], Any]) -> None:
         """Starts handing `say` what the actor `console` collects."""
         self._console, self._say, self._done = console, say, threading.Event()
-        self._lost: Exception | None = None
+        self._lost: UnavailableError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -80,25 +98,21 @@ class Printer:
         try:
             while not self._done.wait(_POLL_SECONDS):
                 self._print()
-        except ray.exceptions.RayError as error:
+        except UnavailableError as error:
             self._lost = error
 
     def check(self) -> None:
-        """Notices that the console does not answer.
-
-        Raises:
-            UnavailableError: it ended, and with it all that the workers could say.
-        """
+        """Raises the UnavailableError that its thread met."""
         if self._lost:
-            raise UnavailableError(f"the actor that passes the workers' lines on does not answer: {self._lost}")
+            raise self._lost
 
     def _print(self) -> None:
-        for line in ray.get(self._console.read.remote()):
+        for line in ask(self._console.read):
             self._say(line)
 
     def stop(self) -> None:
         """Prints the last lines and ends."""
         self._done.set()
         self._thread.join()
-        with suppress(ray.exceptions.RayError):  # whatever ended the run may have ended the console as well
+        with suppress(UnavailableError):  # whatever ended the run may have ended the console as well
             self._print()

@@ -160,13 +160,13 @@ class RayTrainRuntime:
         import ray
 
         here = ray.get_runtime_context().get_node_id()
-        with suppress(ray.exceptions.RayError):
-            while not self._stop.is_set():
+        while not self._stop.is_set():
+            with suppress(ray.exceptions.RayError):  # an answer that fails once is asked for again
                 if ray.get(self._console.stopping.remote()):
                     self._stop.set()
                 if here in ray._private.state.state.get_draining_nodes():
                     self._leaving.set()
-                time.sleep(_LISTEN_SECONDS)
+            time.sleep(_LISTEN_SECONDS)
 
     def wishes(self) -> Wishes:
         """To stop, when the driver has passed a signal on; to save, when the cluster drains this node."""
