@@ -46,8 +46,7 @@ test-slow: $(STAMP) ## the tests that take longer than a contributor waits for
 test-faults: $(STAMP) ## every row of the table in docs/reliability.md
 	@$(PY) -m pytest -m "not slow" -n 2 --dist loadgroup tests/faults tests/jobs/test_checkpoint.py \
 		tests/jobs/test_object_storage.py tests/jobs/test_tracking.py \
-		tests/jobs/test_ray.py::test_what_cannot_run_is_refused_before_a_worker_starts \
-		tests/jobs/test_ray.py::test_a_run_whose_console_is_killed_ends_with_a_line_that_says_so tests/semisup_core/data $(ARGS)
+		tests/jobs/test_ray.py::test_what_cannot_run_is_refused_before_a_worker_starts tests/semisup_core/data $(ARGS)
 
 rehearse: $(STAMP) ## a job on a cluster whose nodes come and go, on this machine; one is taken away
 	@$(PY) -m jobs.rehearse

@@ -88,7 +88,7 @@ def connected(config: RunConfig, keep: bool = False) -> Iterator[None]:
         _connect(config)
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UnavailableError):
         # Shutting Ray down under a fit() that still runs can end this process with Ray's exit code. A private cluster
         # dies with its driver, and a shared one ends the job's actors when the driver is gone.
         raise
@@ -242,7 +242,7 @@ def _fit(trainer: Any, console: Any, look: Callable[[], None], grace_seconds: fl
         Whether a signal ended it.
 
     Raises:
-        SystemExit: `look` raised it; the workers have saved and ended, or their grace is over.
+        BaseException: `look` raised it; the workers have saved and ended, or their grace is over.
         KeyboardInterrupt: the workers did not end within their grace, or a second signal came.
     """
     outcome: list[Exception] = []
@@ -261,8 +261,8 @@ def _fit(trainer: Any, console: Any, look: Callable[[], None], grace_seconds: fl
                 thread.join(_POLL_SECONDS)
                 look()
             look()
-        except SystemExit:
-            console.stop.remote()
+        except BaseException:
+            console.stop.remote()  # without a console, workers stop as well
             thread.join(grace_seconds)
             raise
         if asked.is_set():

@@ -1,6 +1,7 @@
 """How lines and a final error of the workers reach the driver's terminal: a small actor, and a thread that asks it."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -10,6 +11,7 @@ import ray
 from jobs.errors import UnavailableError
 
 _POLL_SECONDS = 1.0  # how often the driver asks for new lines; on a machine that trains, each question costs the step
+_PATIENCE = 10  # questions to an actor that is out of reach
 
 
 class Console:
@@ -75,13 +77,18 @@ def ask(question: Any) -> Any:
     Raises:
         UnavailableError: it ended, and with it all that the workers could say.
     """
-    try:
-        return ray.get(question.remote())
-    except ray.exceptions.RayError as error:
-        # The kernel or Ray ends processes where memory is short.
-        raise UnavailableError(
-            f"the actor that passes the workers' lines on has ended; the same command resumes ({error})"
-        ) from error
+    for _ in range(_PATIENCE):
+        try:
+            return ray.get(question.remote())
+        except ray.exceptions.ActorUnavailableError as error:  # its connection broke, or it is about to end
+            lost: Exception = error
+            time.sleep(_POLL_SECONDS)
+        except ray.exceptions.RayError as error:  # the kernel and Ray end processes where memory is short
+            lost = error
+            break
+    raise UnavailableError(
+        f"the actor that passes the workers' lines on has ended; the same command resumes ({str(lost).splitlines()[0]})"
+    ) from lost
 
 
 class Printer:
@@ -90,7 +97,7 @@ class Printer:
     def __init__(self, console: Any, say: Callable[[str], Any]) -> None:
         """Starts handing `say` what the actor `console` collects."""
         self._console, self._say, self._done = console, say, threading.Event()
-        self._lost: UnavailableError | None = None
+        self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -98,13 +105,13 @@ class Printer:
         try:
             while not self._done.wait(_POLL_SECONDS):
                 self._print()
-        except UnavailableError as error:
-            self._lost = error
+        except Exception as error:  # raised again in the main thread
+            self._failed = error
 
     def check(self) -> None:
-        """Raises the UnavailableError that its thread met."""
-        if self._lost:
-            raise self._lost
+        """Raises what its thread met: an UnavailableError, or an error of `say`."""
+        if self._failed:
+            raise self._failed
 
     def _print(self) -> None:
         for line in ask(self._console.read):

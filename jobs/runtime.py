@@ -4,7 +4,6 @@ import json
 import tempfile
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -161,11 +160,15 @@ class RayTrainRuntime:
 
         here = ray.get_runtime_context().get_node_id()
         while not self._stop.is_set():
-            with suppress(ray.exceptions.RayError):  # an answer that fails once is asked for again
+            try:
                 if ray.get(self._console.stopping.remote()):
                     self._stop.set()
                 if here in ray._private.state.state.get_draining_nodes():
                     self._leaving.set()
+            except ray.exceptions.ActorDiedError:
+                self._stop.set()  # the driver ends the run
+            except ray.exceptions.RayError:
+                pass  # asked again
             time.sleep(_LISTEN_SECONDS)
 
     def wishes(self) -> Wishes:

@@ -2,22 +2,36 @@
 
 import numpy as np
 import pytest
+from small_runs import check_equal, outcome
+
+from semisup_core.methods import METHODS
 
 PROBE = ["trainer.online_probe=true"]
+NO_PROBE = ["trainer.online_probe=false", "evaluation.protocols=[knn20]", "evaluation.monitor=knn20"]
 CLIPPED = ["optimizer.clip=0.01"]  # so small that every step is clipped
 
 
-@pytest.mark.parametrize("method, own_views", [("suncet", 0), ("paws", 0), ("info_nce", 1)])
-def test_the_encoder_is_trained_as_without_it(training, method, own_views):
-    with_probe, without = training(method, overrides=[*PROBE, *CLIPPED]), training(method, overrides=CLIPPED)
+WITHOUT_CLASSIFIER = [name for name, (params, _) in METHODS.items() if not params.has_classifier]
+
+
+@pytest.mark.parametrize("method", WITHOUT_CLASSIFIER)
+def test_the_encoder_is_trained_as_without_it(training, method):
+    with_probe = training(method, overrides=[*PROBE, *CLIPPED])
+    without = training(method, overrides=[*NO_PROBE, *CLIPPED])
     kernel = with_probe.method.classifier.trainable_variables[0]
     before = kernel.numpy()
     losses = with_probe.logs(4)["method_loss"]
     assert np.array_equal(losses, without.run(4))
     assert not np.array_equal(kernel.numpy(), before)
-    assert len(with_probe.method.views) == len(without.method.views) + own_views
+    encodes_labelled = any(view.pool == "labelled" for view in without.method.views)
+    assert len(with_probe.method.views) == len(without.method.views) + (not encodes_labelled)
     ours, theirs = with_probe.weights(), without.weights()
     assert theirs and all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("method", ["info_nce", "paws"])
+def test_two_replicas_compute_the_run_of_one(training, method):
+    check_equal(*(outcome(training(method, overrides=PROBE, replicas=replicas)) for replicas in (2, 1)))
 
 
 @pytest.mark.parametrize("method", ["info_nce", "suncet"])

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 from small_jobs import clean
 
 from jobs import config, driver
@@ -43,6 +44,13 @@ def newest_step(run):
     """Of the newest checkpoint of a run folder, 0 for none."""
     meta = Checkpoints(run / "checkpoints").newest_meta()
     return meta["step"] if meta else 0
+
+
+def _is_console(process):
+    try:
+        return process.name().startswith("ray::Console")
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Job:
@@ -108,6 +116,14 @@ class Job:
             self._process.send_signal(number)
         else:
             os.kill(self.workers()[rank], number)
+
+    def kill_console(self):
+        """Ends the actor that passes the workers' lines on."""
+        self.mark()
+        (pid,) = (
+            child.pid for child in psutil.Process(self._process.pid).children(recursive=True) if _is_console(child)
+        )
+        os.kill(pid, signal.SIGKILL)
 
     def recovery(self, disturbed=None):
         """Checks that no more was lost than came after the last checkpoint.

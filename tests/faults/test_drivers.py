@@ -52,6 +52,22 @@ def test_a_signal_saves_within_the_grace_period(job, reference, note, number):
 
 
 @pytest.mark.faults
+def test_the_actor_that_passes_lines_on_is_killed(job, reference, note):
+    first = job()
+    first.wait_for_step(STEPS_PER_EPOCH)
+    workers = first.workers()
+    first.kill_console()
+    assert first.end(timeout=90) == 5, first.output
+    assert first.output.splitlines()[-1].startswith("error: the actor that passes the workers' lines on has ended")
+    assert len(workers) == 2 and not first.workers()
+    assert STEPS_PER_EPOCH < newest_step(first.run)
+    second = job()
+    assert second.end() == 0, second.output
+    check_same_run(second.run, reference)
+    note(second.recovery(first))
+
+
+@pytest.mark.faults
 def test_rays_own_record_is_damaged(job, reference):
     # Ray would restore `checkpoint_manager_snapshot.json`, and fail on a cut one. It is told of no checkpoint, and
     # begins in an empty folder: our checkpoints say where the run is.

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import numpy as np
-import psutil
 import pytest
 
 from jobs import cluster, config, driver
@@ -107,21 +106,6 @@ def test_an_interrupt_ends_the_run_with_130_and_it_can_be_resumed(tmp_path):
     assert process.returncode == 130, errors
     assert "the same command resumes" in errors and "(a signal); the same command goes on" in output
     assert Checkpoints(tmp_path / "run" / "checkpoints").newest().step % 200  # in mid-epoch
-
-
-def test_a_run_whose_console_is_killed_ends_with_a_line_that_says_so(tmp_path):
-    words = ["jobs.train", f"storage={tmp_path}", "name=run", *SMALL, "trainer.epochs=1000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    seen = iter(process.stdout.readline, "")
-    assert any(line.startswith("epoch") for line in seen)
-    children = psutil.Process(process.pid).children(recursive=True)
-    (console,) = (child for child in children if child.name().startswith("ray::Console"))
-    console.kill()
-    _, errors = process.communicate(timeout=90)
-    assert process.returncode == 5 and "Traceback" not in errors, errors
-    assert "workers' lines on has ended; the same command resumes" in errors
 
 
 @pytest.mark.slow
