@@ -108,8 +108,11 @@ def measured(job: Job, best: Row) -> dict[str, Any]:
     folder.fetch()
     if not (folder.finished() or {}).get("test"):
         task = ray.remote(num_cpus=job.cpus, num_gpus=job.gpus, max_retries=0)(measure_winner)
+        answer = task.remote(job, best.trial, best.values)
+        while not ray.wait([answer], timeout=_LOOK_SECONDS)[0]:
+            free_lost_groups()  # the cores may be those of a trial that was killed at the very end
         try:
-            ray.get(task.remote(job, best.trial, best.values))
+            ray.get(answer)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:

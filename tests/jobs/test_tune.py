@@ -14,8 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 
-from jobs import config
+from jobs import config, tuner
 from jobs.tracking import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -346,14 +347,39 @@ def test_trials_of_two_workers(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_trial_of_two_workers_gives_back_its_cores(tmp_path):
-    job = Job(tmp_path, *rates(0.001, 0.002), "runtime.num_workers=2", "search.cpus_per_trial=null")
-    log = job.search / "0000-learning_rate_0.001" / "log.txt"
-    job.wait_for(lambda: log.exists() and "epoch 1/4" in log.read_text())
-    os.kill(job.process_of(0), signal.SIGKILL)
+    words = ["runtime.num_workers=2", "search.cpus_per_trial=null", "trainer.steps_per_epoch=40"]
+    job = Job(tmp_path, *rates(0.001, 0.002), *words)
+
+    def trains():
+        logs = job.search.glob("*/log.txt")
+        return next((log.parent.name for log in logs if "epoch 1/4" in log.read_text()), None)
+
+    killed = job.wait_for(trains)
+    os.kill(job.process_of(int(killed[:4])), signal.SIGKILL)
     code, output = job.end(280)
     assert code == 0, output
-    states = {number: row["state"] for number, row in rows_of(job.search).items()}
-    assert states == {"0000": "failed", "0001": "finished"}, output
+    states = {row["trial"]: row["state"] for row in rows_of(job.search).values()}
+    assert states.pop(killed) == "failed" and list(states.values()) == ["finished"], output
+
+
+def test_measuring_the_best_does_not_wait_for_cores_that_a_killed_trial_held(monkeypatch):
+    class Trial:
+        def hold(self):
+            ray.get(ray.util.placement_group([{"CPU": 2}]).ready())
+
+    summaries = [None, {"test": "measured"}]  # before the task and after it
+    folder = SimpleNamespace(fetch=lambda: None, finished=lambda: summaries.pop(0))
+    monkeypatch.setattr(tuner, "measure_winner", lambda *_: None)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        trial = ray.remote(num_cpus=0)(Trial).remote()
+        ray.get(trial.hold.remote())
+        ray.kill(trial)
+        job = SimpleNamespace(cpus=2, gpus=0, folder=lambda _: folder)
+        best = SimpleNamespace(trial="0000", values={})
+        assert tuner.measured(job, best) == {"test": "measured"}
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.slow
