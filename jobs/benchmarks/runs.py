@@ -77,8 +77,9 @@ def measure_run(config: RunConfig, *words: str, steps: int, epochs: int = 4, mem
     done = subprocess.run(command, capture_output=True, text=True)
     folder = storage / name
     if done.returncode:
-        killed = done.returncode == -signal.SIGKILL  # by the kernel, when the machine has no memory left
-        cause = DoesNotFitError if killed or any(words in done.stderr for words in _OUT_OF_MEMORY) else TrainingError
+        # By the kernel, when the machine has no memory left; or native code that did not look at what it was refused.
+        killed = -done.returncode in (signal.SIGKILL, *((signal.SIGSEGV, signal.SIGABRT) if memory else ()))
+        cause = DoesNotFitError if killed or any(said in done.stderr for said in _OUT_OF_MEMORY) else TrainingError
         raise cause(f"{' '.join(command)} ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
     rows = [row for row in read_rows(folder / "metrics.jsonl") if "images_per_second" in row]
     rates = [row["images_per_second"] for row in rows]

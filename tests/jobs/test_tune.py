@@ -81,7 +81,11 @@ class Job:
 
     def end(self, timeout=300):
         """(exit code, output)."""
-        output = self._process.communicate(timeout=timeout)[0]
+        try:
+            output = self._process.communicate(timeout=timeout)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            raise
         return self._process.returncode, output
 
 
