@@ -34,6 +34,7 @@ _PROBE_SECONDS = 5.0
 _POLL_SECONDS = 0.3  # how soon a signal is heard, and how often a search asks for evaluations
 _SMALLER_AFTER_SECONDS = 10.0
 _RAY = "ray"  # Ray's folder in the run folder
+_FIT = "fit"  # the thread that Ray's trainer runs in
 _LEFT_OUT = ("PlacementGroupCleanerCallback", "DatasetsCallback")  # of its trainer
 # TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
@@ -88,12 +89,12 @@ def connected(config: RunConfig, keep: bool = False) -> Iterator[None]:
         _connect(config)
     try:
         yield
-    except (KeyboardInterrupt, UnavailableError):
+    except BaseException as error:
         # Shutting Ray down under a fit() that still runs can end this process with Ray's exit code. A private cluster
         # dies with its driver, and a shared one ends the job's actors when the driver is gone.
-        raise
-    except BaseException:
-        ray.shutdown()
+        fits = any(thread.name == _FIT for thread in threading.enumerate())
+        if not fits and not isinstance(error, KeyboardInterrupt):
+            ray.shutdown()
         raise
     if not keep:
         ray.shutdown()
@@ -253,7 +254,7 @@ def _fit(trainer: Any, console: Any, look: Callable[[], None], grace_seconds: fl
         except Exception as error:  # raised again in the main thread
             outcome.append(error)
 
-    thread = threading.Thread(target=fit, daemon=True)
+    thread = threading.Thread(target=fit, name=_FIT, daemon=True)
     thread.start()
     with signals_ask() as asked:
         try:
