@@ -243,7 +243,7 @@ def _fit(trainer: Any, console: Any, look: Callable[[], None], grace_seconds: fl
         Whether a signal ended it.
 
     Raises:
-        BaseException: `look` raised it; the workers have saved and ended, or their grace is over.
+        Exception, SystemExit: `look` raised it; the workers have saved and ended, or their grace is over.
         KeyboardInterrupt: the workers did not end within their grace, or a second signal came.
     """
     outcome: list[Exception] = []
@@ -262,7 +262,7 @@ def _fit(trainer: Any, console: Any, look: Callable[[], None], grace_seconds: fl
                 thread.join(_POLL_SECONDS)
                 look()
             look()
-        except BaseException:
+        except (Exception, SystemExit):  # a second signal is not waited for
             console.stop.remote()  # without a console, workers stop as well
             thread.join(grace_seconds)
             raise

@@ -1,10 +1,10 @@
 """An online linear probe: a classifier trained beside any method, on features without gradient.
 
 It shows at every epoch what a linear classifier makes of the encoder, and changes nothing about the encoder. Where the
-method encodes the labelled images itself, the probe takes those features (as in da Costa
-et al., "solo-learn", JMLR 2022). Otherwise it encodes a weak view of them, as in the Keras example "Semi-supervised
-image classification using contrastive pretraining with SimCLR" (Béres, 2021): the last view, and the probe's variables
-are built last, so the other views and variables are what they are without it.
+method encodes the labelled images itself, the probe takes those features (as in da Costa et al., "solo-learn", JMLR
+2022). Otherwise it encodes a weak view of them, as in the Keras example "Semi-supervised image classification using
+contrastive pretraining with SimCLR" (Béres, 2021): the last view, and the probe's variables are built last, so the
+other views and variables are what they are without it.
 """
 
 from typing import Any

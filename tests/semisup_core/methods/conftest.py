@@ -59,8 +59,9 @@ class Case:
         return float(loss), {name: float(value) for name, value in metrics.items()}
 
     def labelled_features(self, images, labels):
-        """What the method hands on of the labelled images."""
+        """What the method hands on of the labelled images, and nothing else."""
         _, _, carry = self._loss(images, labels)
+        assert carry.keys() == {"labelled_features"}
         return carry["labelled_features"].numpy()
 
     def _loss(self, images, labels):
