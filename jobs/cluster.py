@@ -6,17 +6,16 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 import ray.train
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.config import from_dict, to_dict
-from jobs.console import Console, Printer, ask
+from jobs.console import Console, Listener
 from jobs.errors import ConfigError, SupersededError, TrainingError, UnavailableError
 from jobs.folder import RunFolder
 from jobs.lease import Lease
@@ -36,6 +35,16 @@ _SMALLER_AFTER_SECONDS = 10.0
 _RAY = "ray"  # Ray's folder in the run folder
 _FIT = "fit"  # the thread that Ray's trainer runs in
 _LEFT_OUT = ("PlacementGroupCleanerCallback", "DatasetsCallback")  # of its trainer
+_PRIVATE = "semisup/private"  # a label of the only node of a private cluster
+# What looks there every few moments, for somebody who would read it, looks once an hour or not at all: there are no
+# other machines and no dashboard, and the driver reads no logs.
+_PRIVATE_ENVIRONMENT = {
+    "LOG_NAME_UPDATE_INTERVAL_S": "3600",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # from so many files on, that interval holds
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor that asks whether a machine will leave
+}
 # TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
@@ -125,9 +134,8 @@ def fit_workers(
     Returns:
         Whether a signal ended it.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    console = ray.remote(num_cpus=0, scheduling_strategy=here)(Console).remote()  # other machines may leave
-    printer = Printer(console, say)
+    console = Console()
+    listener = Listener(console, say)
     room = RoomWatch(config, cpus, gpus, say)
     job = {
         "config": to_dict(dataclasses.replace(config, storage=folder.storage.url)),
@@ -142,14 +150,16 @@ def fit_workers(
 
     def look() -> None:
         room.look()
-        printer.check()
+        listener.check()
         if listen:
-            listen(ask(console.measured))
+            listen(listener.measured())
 
     try:
         return _fit_while_it_helps(config, folder, lambda: _trainer(config, folder, job, gpus), console, look)
     finally:
-        printer.stop()
+        listener.stop()
+        with suppress(ray.exceptions.RpcError):
+            console.clear()
 
 
 def free_lost_groups() -> None:
@@ -163,7 +173,7 @@ def free_lost_groups() -> None:
 
 
 def _fit_while_it_helps(
-    config: RunConfig, folder: RunFolder, make_trainer: Callable[[], Any], console: Any, look: Callable[[], None]
+    config: RunConfig, folder: RunFolder, make_trainer: Callable[[], Any], console: Console, look: Callable[[], None]
 ) -> bool:
     """Lets Ray restart lost workers, and begins anew when its restarts are used up but brought the run on.
 
@@ -189,14 +199,14 @@ def _fit_while_it_helps(
         for file in folder.stacks.glob("*.txt"):
             if not file.stat().st_size:
                 file.unlink()  # of a worker that was killed from outside
-        failure = ask(console.failure)
+        failure = console.failure()
         if failure:
             raise failure from error
         if error is None:
             return stopped
         if folder.checkpoints.newest_manifest() == before:
             if not allowed:
-                raise ask(console.missed) or TrainingError(str(error)) from error
+                raise console.missed() or TrainingError(str(error)) from error
             raise UnavailableError(
                 f"{allowed} restarts without a new checkpoint (runtime.max_failures={allowed}), the last after: "
                 f"{str(error)[-_LONGEST_ERROR:]}"
@@ -208,16 +218,23 @@ def _trainer(config: RunConfig, folder: RunFolder, job: dict[str, Any], gpus: in
     with stderr_aside():
         from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
 
-    class Trainer(TensorflowTrainer):
-        """Without two parts of Ray's own.
+        from jobs.scaling import OneMachine
 
-        The cleaner of groups, which end with the job: without a dashboard its own end takes 12 seconds. And what
-        would hand out Ray's data sets, an actor more for every run.
+    class Trainer(TensorflowTrainer):
+        """Without some parts of Ray's own.
+
+        The cleaner of groups, which end with the job: without a dashboard its own end takes 12 seconds. What would hand
+        out Ray's data sets, an actor more for every run. And on a private cluster, what asks for machines, another one.
         """
 
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
             return [callback for callback in callbacks if type(callback).__name__ not in _LEFT_OUT]
+
+        def _initialize_and_run_controller(self, **parts: Any) -> Any:
+            if len(workers) == 1 and any(_PRIVATE in node["Labels"] for node in ray.nodes()):
+                parts["scaling_policy"] = OneMachine(self.scaling_config)
+            return super()._initialize_and_run_controller(**parts)
 
     return Trainer(
         _work,
@@ -236,7 +253,7 @@ def _trainer(config: RunConfig, folder: RunFolder, job: dict[str, Any], gpus: in
     )
 
 
-def _fit(trainer: Any, console: Any, look: Callable[[], None], grace_seconds: float) -> bool:
+def _fit(trainer: Any, console: Console, look: Callable[[], None], grace_seconds: float) -> bool:
     """Runs `fit` beside the main thread, where Ray would take the signals for itself and end with exit code 0.
 
     Returns:
@@ -263,17 +280,22 @@ def _fit(trainer: Any, console: Any, look: Callable[[], None], grace_seconds: fl
                 look()
             look()
         except (Exception, SystemExit):  # a second signal is not waited for
-            console.stop.remote()  # without a console, workers stop as well
+            _stop(console)
             thread.join(grace_seconds)
             raise
         if asked.is_set():
-            console.stop.remote()
+            _stop(console)
             thread.join(grace_seconds)
             if thread.is_alive():
                 raise KeyboardInterrupt
     if outcome and not asked.is_set():
         raise outcome[0]
     return asked.is_set()
+
+
+def _stop(console: Console) -> None:
+    with suppress(ray.exceptions.RpcError):  # without its head, Ray ends the workers
+        console.stop()
 
 
 def _work(job: dict[str, Any]) -> None:
@@ -284,7 +306,7 @@ def _work(job: dict[str, Any]) -> None:
     """
     os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; this project is Keras 3
     console = job["console"]
-    if ray.get(console.failure.remote()):
+    if console.failure():
         return
     from jobs.runtime import RayTrainRuntime
     from jobs.worker import worker_loop
@@ -297,12 +319,12 @@ def _work(job: dict[str, Any]) -> None:
         runtime = RayTrainRuntime(console, job["cpus"], config.runtime.hang_seconds, folder.stacks)
         worker_loop(config, folder, job["store"], runtime, test=job["test"])
     except (SemisupError, ConfigError, SupersededError, TrainingError) as error:
-        ray.get(console.fail.remote(error))
+        console.fail(error)
         raise
     except Exception as error:
         if isinstance(error, UnavailableError):  # it may answer when Ray starts the workers again
-            ray.get(console.miss.remote(error))
-        console.write.remote(f"a worker failed: {type(error).__name__}: {str(error)[-_LONGEST_ERROR:]}")
+            console.miss(error)
+        console.write(f"a worker failed: {type(error).__name__}: {str(error)[-_LONGEST_ERROR:]}")
         raise
 
 
@@ -311,12 +333,15 @@ def _connect(config: RunConfig) -> None:
     address = config.runtime.address or os.environ.get("RAY_ADDRESS") or "local"
     _probe(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
+    own = {}
     if address == "local":
-        os.environ[DRIVER_VARIABLE] = str(os.getpid())  # whose the cluster's processes are; they inherit it
+        own = {name: value for name, value in _PRIVATE_ENVIRONMENT.items() if name not in os.environ}
+        own[DRIVER_VARIABLE] = str(os.getpid())  # whose the cluster's processes are
+    os.environ.update(own)  # they inherit it
     try:
         ray.init(
             address=address,
-            include_dashboard=False if address == "local" else None,
+            **({"include_dashboard": False, "labels": {_PRIVATE: "true"}} if address == "local" else {}),
             log_to_driver=False,
             logging_level="error",
         )
@@ -325,7 +350,8 @@ def _connect(config: RunConfig) -> None:
             f"runtime.address={address}: no Ray cluster answers, or it wants a token (RAY_AUTH_MODE=token): {error}"
         ) from error
     finally:
-        os.environ.pop(DRIVER_VARIABLE, None)  # what this process starts later is not the cluster's
+        for name in own:
+            del os.environ[name]  # what this process starts later is not the cluster's
     signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place
 
 

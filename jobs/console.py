@@ -1,102 +1,104 @@
-"""How lines and a final error of the workers reach the driver's terminal: a small actor, and a thread that asks it."""
+"""How lines, evaluations and a final error of the workers reach the driver, and its wish to stop reaches them.
+
+All of it lies in the key-value table of Ray's head, which every process of a cluster reaches. An actor would be one
+more process, and each of Ray's wakes a hundred times a second on a machine that trains.
+"""
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import ray
+from ray import cloudpickle
+from ray.experimental import internal_kv
 
-from jobs.errors import UnavailableError
-
-_POLL_SECONDS = 1.0  # how often the driver asks for new lines; on a machine that trains, each question costs the step
-_PATIENCE = 10  # questions to an actor that is out of reach
+_POLL_SECONDS = 1.0  # how often the driver asks for news; on a machine that trains, each question costs the step
+_NAMESPACE = "semisup"
 
 
 class Console:
-    """Passes lines and a final error from the workers to the driver, on whatever node they are."""
+    """What the workers of one group and their driver leave for each other, on whatever nodes they are.
+
+    Every method raises `ray.exceptions.RpcError` while Ray's head does not answer.
+    """
 
     def __init__(self) -> None:
-        """Starts empty."""
-        self._lines: list[str] = []
-        self._failure: Exception | None = None
-        self._missed: Exception | None = None
-        self._stopping = False
-        self._progress: list[Any] = []
+        """Starts empty; the workers get a copy."""
+        self._name = uuid.uuid4().hex
+
+    def write(self, line: str) -> None:
+        """Leaves a line."""
+        self._leave("news", line)
 
     def measure(self, progress: Any) -> None:
-        """Adds an evaluation."""
-        self._progress.append(progress)
+        """Leaves an evaluation."""
+        self._leave("news", progress)
 
-    def measured(self) -> list[Any]:
-        """The evaluations since the last call."""
-        progress, self._progress = self._progress, []
-        return progress
+    def read(self) -> list[Any]:
+        """Lines and evaluations since the last call, oldest first."""
+        news = []
+        for key in sorted(internal_kv._internal_kv_list(self._key("news"), namespace=_NAMESPACE)):
+            news.append(cloudpickle.loads(internal_kv._internal_kv_get(key, namespace=_NAMESPACE)))
+            internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
+        return news
 
     def stop(self) -> None:
         """Tells the workers to save and end."""
-        self._stopping = True
+        self._keep("stop", True)
 
     def stopping(self) -> bool:
         """Whether `stop` was called."""
-        return self._stopping
-
-    def write(self, line: str) -> None:
-        """Adds a line."""
-        self._lines.append(line)
-
-    def read(self) -> list[str]:
-        """The lines since the last call."""
-        lines, self._lines = self._lines, []
-        return lines
+        return internal_kv._internal_kv_exists(self._key("stop"), namespace=_NAMESPACE)
 
     def fail(self, error: Exception) -> None:
         """Keeps the first error that a retry cannot mend."""
-        self._failure = self._failure or error
+        self._keep("failure", error, newest=False)
+
+    def failure(self) -> Exception | None:
+        """That error, or None."""
+        return self._kept("failure")
 
     def miss(self, error: Exception) -> None:
         """Keeps the newest error of something that did not answer, which it may the next time."""
-        self._missed = error
+        self._keep("missed", error)
 
     def missed(self) -> Exception | None:
         """That error, or None."""
-        return self._missed
+        return self._kept("missed")
 
-    def failure(self) -> Exception | None:
-        """The error kept, or None."""
-        return self._failure
+    def clear(self) -> None:
+        """Removes all of it."""
+        internal_kv._internal_kv_del(self._key(""), del_by_prefix=True, namespace=_NAMESPACE)
 
+    def _leave(self, kind: str, value: Any) -> None:
+        self._keep(f"{kind}:{time.time_ns():020d}:{uuid.uuid4().hex}", value)
 
-def ask(question: Any) -> Any:
-    """The answer of a console's actor.
+    def _keep(self, kind: str, value: Any, newest: bool = True) -> None:
+        internal_kv._internal_kv_put(self._key(kind), cloudpickle.dumps(value), newest, namespace=_NAMESPACE)
 
-    Args:
-        question: a method of the actor.
+    def _kept(self, kind: str) -> Any:
+        value = internal_kv._internal_kv_get(self._key(kind), namespace=_NAMESPACE)
+        return None if value is None else cloudpickle.loads(value)
 
-    Raises:
-        UnavailableError: it ended, and with it all that the workers could say.
-    """
-    for _ in range(_PATIENCE):
-        try:
-            return ray.get(question.remote())
-        except ray.exceptions.ActorUnavailableError as error:  # its connection broke, or it is about to end
-            lost: Exception = error
-            time.sleep(_POLL_SECONDS)
-        except ray.exceptions.RayError as error:  # the kernel and Ray end processes where memory is short
-            lost = error
-            break
-    raise UnavailableError(
-        f"the actor that passes the workers' lines on has ended; the same command resumes ({str(lost).splitlines()[0]})"
-    ) from lost
+    def _key(self, kind: str) -> str:
+        return f"{self._name}:{kind}"
 
 
-class Printer:
-    """Prints the console's lines until it is stopped."""
+class Listener:
+    """Hands on what comes to the console until it is stopped."""
 
-    def __init__(self, console: Any, say: Callable[[str], Any]) -> None:
-        """Starts handing `say` what the actor `console` collects."""
+    def __init__(self, console: Console, say: Callable[[str], Any]) -> None:
+        """Starts handing `say` the lines.
+
+        Args:
+            console: of the workers.
+            say: takes a line.
+        """
         self._console, self._say, self._done = console, say, threading.Event()
+        self._measured: list[Any] = []
+        self._lock = threading.Lock()  # news are read once, and said in order
         self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -104,22 +106,35 @@ class Printer:
     def _run(self) -> None:
         try:
             while not self._done.wait(_POLL_SECONDS):
-                self._print()
+                self._hand_on()
         except Exception as error:  # raised again in the main thread
             self._failed = error
 
     def check(self) -> None:
-        """Raises what its thread met: an UnavailableError, or an error of `say`."""
+        """Raises what its thread met: an error of `say`."""
         if self._failed:
             raise self._failed
 
-    def _print(self) -> None:
-        for line in ask(self._console.read):
-            self._say(line)
+    def measured(self) -> list[Any]:
+        """The evaluations since the last call, up to now."""
+        self._hand_on()
+        measured, self._measured = self._measured, []
+        return measured
+
+    def _hand_on(self) -> None:
+        with self._lock:
+            try:
+                news = self._console.read()
+            except ray.exceptions.RpcError:
+                return  # asked again; without its head, Ray ends this process
+            for each in news:
+                if isinstance(each, str):
+                    self._say(each)
+                else:
+                    self._measured.append(each)
 
     def stop(self) -> None:
-        """Prints the last lines and ends."""
+        """Hands on what came last, and ends."""
         self._done.set()
         self._thread.join()
-        with suppress(UnavailableError):  # whatever ended the run may have ended the console as well
-            self._print()
+        self._hand_on()

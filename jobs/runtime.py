@@ -134,7 +134,7 @@ class RayTrainRuntime:
         """Reads the place of this worker in its group.
 
         Args:
-            console: handle of the actor that passes lines to the driver.
+            console: takes lines and evaluations for the driver, and says when to stop.
             cpus: cores of this worker.
             hang_seconds: the usual limit of `watch`.
             stacks: folder for what every thread did when the time was over.
@@ -161,12 +161,10 @@ class RayTrainRuntime:
         here = ray.get_runtime_context().get_node_id()
         while not self._stop.is_set():
             try:
-                if ray.get(self._console.stopping.remote()):
+                if self._console.stopping():
                     self._stop.set()
                 if here in ray._private.state.state.get_draining_nodes():
                     self._leaving.set()
-            except ray.exceptions.ActorDiedError:
-                self._stop.set()  # the driver ends the run
             except ray.exceptions.RayError:
                 pass  # asked again
             time.sleep(_LISTEN_SECONDS)
@@ -185,7 +183,7 @@ class RayTrainRuntime:
 
     def say(self, line: str) -> None:
         """Sends the line to the driver's terminal."""
-        self._console.write.remote(line)
+        self._console.write(line)
 
     def agree(self, value: Any) -> Any:
         """Broadcasts rank 0's value through Ray."""
@@ -197,7 +195,7 @@ class RayTrainRuntime:
 
     def measured(self, progress: Progress) -> None:
         """Leaves it with the console; whoever searches asks there."""
-        self._console.measure.remote(progress)
+        self._console.measure(progress)
 
     def due(self) -> bool:
         """Not more often than Ray's controller takes reports; a report waits until the one before is taken."""

@@ -25,7 +25,7 @@ _VALIDATION = 20  # images of a class, for the evaluation of a run
 _LONGEST = 120.0  # seconds of a run of the batch finder after which it doubles no more
 _SPARED = 0.9  # of the memory that is free, what the batch finder may fill
 _FITS = "fits"
-_ACTORS = 5  # that a run under Ray has beside its workers: Ray Train's controller and three more of its own, and ours
+_ACTORS = 2  # that a run on a private cluster has beside its workers: Ray Train's controller and its barrier
 
 
 def starts_and_scale(training: step.Training, steps: int, repeats: int) -> list[Row]:

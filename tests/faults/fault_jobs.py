@@ -46,13 +46,6 @@ def newest_step(run):
     return meta["step"] if meta else 0
 
 
-def _is_console(process):
-    try:
-        return process.name().startswith("ray::Console")
-    except psutil.NoSuchProcess:
-        return False
-
-
 class Job:
     """`python -m jobs.train` in a process of its own."""
 
@@ -117,13 +110,11 @@ class Job:
         else:
             os.kill(self.workers()[rank], number)
 
-    def kill_console(self):
-        """Ends the actor that passes the workers' lines on."""
+    def kill_head(self):
+        """Ends the head process of the private cluster."""
         self.mark()
-        (pid,) = (
-            child.pid for child in psutil.Process(self._process.pid).children(recursive=True) if _is_console(child)
-        )
-        os.kill(pid, signal.SIGKILL)
+        (head,) = (child for child in psutil.Process(self._process.pid).children() if child.name() == "gcs_server")
+        head.kill()
 
     def recovery(self, disturbed=None):
         """Checks that no more was lost than came after the last checkpoint.

@@ -64,6 +64,41 @@ def test_nothing_waits_for_a_dashboard_or_hands_out_data(tmp_path):
     assert ours == [name for name in of_ray if name not in left_out] and left_out <= set(of_ray)
 
 
+PRIVATE = """
+import ray
+from ray.experimental import internal_kv
+from jobs import cluster, config, console, driver
+
+driver.train(config.load({words}), keep_cluster=True)
+print(*sorted(actor["ActorClassName"] for actor in ray._private.state.actors().values()))
+print(internal_kv._internal_kv_list("", namespace=console._NAMESPACE))
+ours = console.Console()
+for number in range(3):
+    ours.write(str(number))
+ours.measure(number)
+ours.fail(ValueError("first"))
+ours.fail(ValueError("second"))
+ours.miss(OSError("first"))
+ours.miss(OSError("second"))
+print(ours.read(), ours.read(), ours.failure(), ours.missed(), ours.stopping(), console.Console().failure())
+ours.stop()
+print(ours.stopping())
+"""
+
+
+def test_a_private_cluster_has_the_actors_that_a_run_needs_and_nothing_is_left_in_its_table(tmp_path):
+    words = [f"storage={tmp_path}", *SMALL, "debug.steps=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", PRIVATE.format(words=words)], capture_output=True, text=True, timeout=200
+    )
+    assert done.stdout.splitlines()[-4:] == [
+        "RayTrainWorker SynchronizationActor TrainController",
+        "[]",
+        "['0', '1', '2', 2] [] first second False None",
+        "True",
+    ], done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "overrides, code, words",
     [
