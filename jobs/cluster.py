@@ -36,10 +36,10 @@ _RAY = "ray"  # Ray's folder in the run folder
 _FIT = "fit"  # the thread that Ray's trainer runs in
 _LEFT_OUT = ("PlacementGroupCleanerCallback", "DatasetsCallback")  # of its trainer
 _PRIVATE = "semisup/private"  # a label of the only node of a private cluster
-# What looks there every few moments, for somebody who would read it, looks once an hour or not at all: there are no
-# other machines and no dashboard, and the driver reads no logs.
+# What looks there every few moments, for somebody who would read it, looks seldom or not at all: there are no other
+# machines and no dashboard, and the driver reads no logs.
 _PRIVATE_ENVIRONMENT = {
-    "LOG_NAME_UPDATE_INTERVAL_S": "3600",
+    "LOG_NAME_UPDATE_INTERVAL_S": "inf",
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # from so many files on, that interval holds
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
     "RAY_enable_metrics_collection": "0",
@@ -101,12 +101,15 @@ def connected(config: RunConfig, keep: bool = False) -> Iterator[None]:
     except BaseException as error:
         # Shutting Ray down under a fit() that still runs can end this process with Ray's exit code. A private cluster
         # dies with its driver, and a shared one ends the job's actors when the driver is gone.
-        fits = any(thread.name == _FIT for thread in threading.enumerate())
-        if not fits and not isinstance(error, KeyboardInterrupt):
+        if not _fits() and not isinstance(error, KeyboardInterrupt):
             ray.shutdown()
         raise
     if not keep:
         ray.shutdown()
+
+
+def _fits() -> bool:
+    return any(thread.name == _FIT for thread in threading.enumerate())
 
 
 def fit_workers(
@@ -157,9 +160,12 @@ def fit_workers(
     try:
         return _fit_while_it_helps(config, folder, lambda: _trainer(config, folder, job, gpus), console, look)
     finally:
-        listener.stop()
-        with suppress(ray.exceptions.RpcError):
-            console.clear()
+        try:
+            listener.stop()
+        finally:
+            if not _fits():  # else workers may still ask whether to stop
+                with suppress(UnavailableError):
+                    console.clear()
 
 
 def free_lost_groups() -> None:
@@ -294,7 +300,7 @@ def _fit(trainer: Any, console: Console, look: Callable[[], None], grace_seconds
 
 
 def _stop(console: Console) -> None:
-    with suppress(ray.exceptions.RpcError):  # without its head, Ray ends the workers
+    with suppress(UnavailableError):  # without its head, Ray ends the workers
         console.stop()
 
 
@@ -324,7 +330,8 @@ def _work(job: dict[str, Any]) -> None:
     except Exception as error:
         if isinstance(error, UnavailableError):  # it may answer when Ray starts the workers again
             console.miss(error)
-        console.write(f"a worker failed: {type(error).__name__}: {str(error)[-_LONGEST_ERROR:]}")
+        with suppress(UnavailableError):
+            console.write(f"a worker failed: {type(error).__name__}: {str(error)[-_LONGEST_ERROR:]}")
         raise
 
 

@@ -7,21 +7,25 @@ more process, and each of Ray's wakes a hundred times a second on a machine that
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray import cloudpickle
 from ray.experimental import internal_kv
 
+from jobs.errors import UnavailableError
+
 _POLL_SECONDS = 1.0  # how often the driver asks for news; on a machine that trains, each question costs the step
-_NAMESPACE = "semisup"
+_ANSWER_SECONDS = 30.0  # within which Ray's head answers a question
+_NAMESPACE = b"semisup"
 
 
 class Console:
     """What the workers of one group and their driver leave for each other, on whatever nodes they are.
 
-    Every method raises `ray.exceptions.RpcError` while Ray's head does not answer.
+    Every method raises an UnavailableError while Ray's head does not answer.
     """
 
     def __init__(self) -> None:
@@ -36,13 +40,12 @@ class Console:
         """Leaves an evaluation."""
         self._leave("news", progress)
 
-    def read(self) -> list[Any]:
-        """Lines and evaluations since the last call, oldest first."""
-        news = []
-        for key in sorted(internal_kv._internal_kv_list(self._key("news"), namespace=_NAMESPACE)):
-            news.append(cloudpickle.loads(internal_kv._internal_kv_get(key, namespace=_NAMESPACE)))
-            internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
-        return news
+    def read(self) -> Iterator[Any]:
+        """Lines and evaluations that nobody has taken yet, oldest first; each is gone once it is handed on."""
+        for key in sorted(_ask("keys", self._key("news"))):
+            value = _ask("get", key)
+            _ask("del", key, False)
+            yield cloudpickle.loads(value)
 
     def stop(self) -> None:
         """Tells the workers to save and end."""
@@ -50,7 +53,7 @@ class Console:
 
     def stopping(self) -> bool:
         """Whether `stop` was called."""
-        return internal_kv._internal_kv_exists(self._key("stop"), namespace=_NAMESPACE)
+        return _ask("exists", self._key("stop"))
 
     def fail(self, error: Exception) -> None:
         """Keeps the first error that a retry cannot mend."""
@@ -70,20 +73,30 @@ class Console:
 
     def clear(self) -> None:
         """Removes all of it."""
-        internal_kv._internal_kv_del(self._key(""), del_by_prefix=True, namespace=_NAMESPACE)
+        _ask("del", self._key(""), True)
 
     def _leave(self, kind: str, value: Any) -> None:
         self._keep(f"{kind}:{time.time_ns():020d}:{uuid.uuid4().hex}", value)
 
     def _keep(self, kind: str, value: Any, newest: bool = True) -> None:
-        internal_kv._internal_kv_put(self._key(kind), cloudpickle.dumps(value), newest, namespace=_NAMESPACE)
+        _ask("put", self._key(kind), cloudpickle.dumps(value), newest)
 
     def _kept(self, kind: str) -> Any:
-        value = internal_kv._internal_kv_get(self._key(kind), namespace=_NAMESPACE)
+        value = _ask("get", self._key(kind))
         return None if value is None else cloudpickle.loads(value)
 
-    def _key(self, kind: str) -> str:
-        return f"{self._name}:{kind}"
+    def _key(self, kind: str) -> bytes:
+        return f"{self._name}:{kind}".encode()
+
+
+def _ask(what: str, *words: Any) -> Any:
+    question = getattr(internal_kv.internal_kv_get_gcs_client(), f"internal_kv_{what}")
+    try:
+        return question(*words, namespace=_NAMESPACE, timeout=_ANSWER_SECONDS)
+    except ray.exceptions.RayError as error:
+        raise UnavailableError(
+            f"Ray's head does not answer; the same command resumes ({str(error).splitlines()[0]})"
+        ) from error
 
 
 class Listener:
@@ -98,7 +111,7 @@ class Listener:
         """
         self._console, self._say, self._done = console, say, threading.Event()
         self._measured: list[Any] = []
-        self._lock = threading.Lock()  # news are read once, and said in order
+        self._lock = threading.RLock()  # news are read once, and said in order
         self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -117,17 +130,14 @@ class Listener:
 
     def measured(self) -> list[Any]:
         """The evaluations since the last call, up to now."""
-        self._hand_on()
-        measured, self._measured = self._measured, []
+        with self._lock:
+            self._hand_on()
+            measured, self._measured = self._measured, []
         return measured
 
     def _hand_on(self) -> None:
-        with self._lock:
-            try:
-                news = self._console.read()
-            except ray.exceptions.RpcError:
-                return  # asked again; without its head, Ray ends this process
-            for each in news:
+        with self._lock, suppress(UnavailableError):  # asked again; without its head, Ray ends this process
+            for each in self._console.read():
                 if isinstance(each, str):
                     self._say(each)
                 else:

@@ -4,9 +4,11 @@ import json
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from jobs.errors import UnavailableError
 from jobs.watchdog import Watchdog
 
 DRIVER_VARIABLE = "SEMISUP_DRIVER"  # in the environment of a private cluster: the process that it belongs to
@@ -165,7 +167,7 @@ class RayTrainRuntime:
                     self._stop.set()
                 if here in ray._private.state.state.get_draining_nodes():
                     self._leaving.set()
-            except ray.exceptions.RayError:
+            except (UnavailableError, ray.exceptions.RayError):
                 pass  # asked again
             time.sleep(_LISTEN_SECONDS)
 
@@ -183,7 +185,8 @@ class RayTrainRuntime:
 
     def say(self, line: str) -> None:
         """Sends the line to the driver's terminal."""
-        self._console.write(line)
+        with suppress(UnavailableError):  # a line is not worth a run
+            self._console.write(line)
 
     def agree(self, value: Any) -> Any:
         """Broadcasts rank 0's value through Ray."""

@@ -55,9 +55,14 @@ def test_a_signal_saves_within_the_grace_period(job, reference, note, number):
 def test_rays_head_is_killed(job, reference, note):
     first = job(RAY_gcs_rpc_server_reconnect_timeout_s="3")
     first.wait_for_step(STEPS_PER_EPOCH)
+    assert len(first.workers()) == 2
     first.kill_head()
     assert first.end(timeout=90) == 1, first.output
     assert "GCS may have been killed" in first.output
+    until = time.monotonic() + 60
+    while first.workers():
+        assert time.monotonic() < until
+        time.sleep(0.1)
     second = job()
     assert second.end() == 0, second.output
     check_same_run(second.run, reference)

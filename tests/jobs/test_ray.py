@@ -65,6 +65,7 @@ def test_nothing_waits_for_a_dashboard_or_hands_out_data(tmp_path):
 
 
 PRIVATE = """
+import os
 import ray
 from ray.experimental import internal_kv
 from jobs import cluster, config, console, driver
@@ -72,6 +73,7 @@ from jobs import cluster, config, console, driver
 driver.train(config.load({words}), keep_cluster=True)
 print(*sorted(actor["ActorClassName"] for actor in ray._private.state.actors().values()))
 print(internal_kv._internal_kv_list("", namespace=console._NAMESPACE))
+print(not set(cluster._PRIVATE_ENVIRONMENT) & set(os.environ))
 ours = console.Console()
 for number in range(3):
     ours.write(str(number))
@@ -80,7 +82,7 @@ ours.fail(ValueError("first"))
 ours.fail(ValueError("second"))
 ours.miss(OSError("first"))
 ours.miss(OSError("second"))
-print(ours.read(), ours.read(), ours.failure(), ours.missed(), ours.stopping(), console.Console().failure())
+print([*ours.read()], [*ours.read()], ours.failure(), ours.missed(), ours.stopping(), console.Console().failure())
 ours.stop()
 print(ours.stopping())
 """
@@ -91,9 +93,10 @@ def test_a_private_cluster_has_the_actors_that_a_run_needs_and_nothing_is_left_i
     done = subprocess.run(
         [sys.executable, "-c", PRIVATE.format(words=words)], capture_output=True, text=True, timeout=200
     )
-    assert done.stdout.splitlines()[-4:] == [
+    assert done.stdout.splitlines()[-5:] == [
         "RayTrainWorker SynchronizationActor TrainController",
         "[]",
+        "True",
         "['0', '1', '2', 2] [] first second False None",
         "True",
     ], done.stdout + done.stderr
