@@ -47,6 +47,7 @@ _PRIVATE_ENVIRONMENT = {
 }
 # TensorFlow is imported in a worker before our code runs, so what it reads at import comes from here.
 _WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+_PRIVATE_WORKER_ENVIRONMENT = {"RAY_worker_niceness": "0"}  # as any program; Ray's own actors keep the lower priority
 
 
 def _print(line: str) -> None:
@@ -221,6 +222,7 @@ def _fit_while_it_helps(
 
 def _trainer(config: RunConfig, folder: RunFolder, job: dict[str, Any], gpus: int) -> Any:
     workers = config.runtime.workers
+    private = any(_PRIVATE in node["Labels"] for node in ray.nodes())
     with stderr_aside():
         from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
 
@@ -238,7 +240,7 @@ def _trainer(config: RunConfig, folder: RunFolder, job: dict[str, Any], gpus: in
             return [callback for callback in callbacks if type(callback).__name__ not in _LEFT_OUT]
 
         def _initialize_and_run_controller(self, **parts: Any) -> Any:
-            if len(workers) == 1 and any(_PRIVATE in node["Labels"] for node in ray.nodes()):
+            if len(workers) == 1 and private:
                 parts["scaling_policy"] = OneMachine(self.scaling_config)
             return super()._initialize_and_run_controller(**parts)
 
@@ -254,7 +256,7 @@ def _trainer(config: RunConfig, folder: RunFolder, job: dict[str, Any], gpus: in
             name=_RAY,
             **folder.storage.for_ray(folder.path),
             failure_config=ray.train.FailureConfig(max_failures=config.runtime.max_failures),
-            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT | (_PRIVATE_WORKER_ENVIRONMENT if private else {})},
         ),
     )
 

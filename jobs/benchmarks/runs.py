@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jobs.config import to_yaml
 from jobs.errors import TrainingError
@@ -52,6 +53,31 @@ class DoesNotFitError(TrainingError):
     """A run that ended for want of memory."""
 
 
+def command_for(config: RunConfig, words: Sequence[str], steps: int, epochs: int) -> tuple[list[str], Path]:
+    """What trains a configuration for some short epochs in a process of its own.
+
+    Args:
+        config: the run; its storage gets one folder more.
+        words: overrides.
+        steps: of an epoch.
+        epochs: how many.
+
+    Returns:
+        The command, and the run folder that it makes.
+    """
+    storage = Path(config.storage)
+    name, file = f"measured-{uuid.uuid4().hex[:8]}", storage / "measured.yaml"
+    write_text(file, to_yaml(config))
+    given = [f"name={name}", f"trainer.epochs={epochs}", f"trainer.steps_per_epoch={steps}"]
+    given += [f"{each}.every={epochs + 100}" for each in ("evaluation", "checkpoint")] + ["tracking=none", *words]
+    return [sys.executable, "-m", "jobs.train", "--config", str(file), *given], storage / name
+
+
+def read_epochs(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl that say how fast its epochs were."""
+    return [row for row in read_rows(folder / "metrics.jsonl") if "images_per_second" in row]
+
+
 def measure_run(config: RunConfig, *words: str, steps: int, epochs: int = 4, memory: int | None = None) -> Measured:
     """Trains for some short epochs in a process of its own.
 
@@ -66,22 +92,16 @@ def measure_run(config: RunConfig, *words: str, steps: int, epochs: int = 4, mem
         DoesNotFitError: they are not enough.
         TrainingError: it failed for another reason; what it printed last.
     """
-    storage = Path(config.storage)
-    name, file = f"measured-{uuid.uuid4().hex[:8]}", storage / "measured.yaml"
-    write_text(file, to_yaml(config))
-    given = [f"name={name}", f"trainer.epochs={epochs}", f"trainer.steps_per_epoch={steps}", "evaluation.every=100"]
-    given += ["checkpoint.every=100", "tracking=none", *words]
-    command = [sys.executable, "-m", "jobs.train", "--config", str(file), *given]
+    command, folder = command_for(config, words, steps, epochs)
     if memory:
         command = ["sh", "-c", 'ulimit -d "$0" && exec "$@"', str(memory // 1024), *command]
     done = subprocess.run(command, capture_output=True, text=True)
-    folder = storage / name
     if done.returncode:
         # By the kernel, when the machine has no memory left; or native code that did not look at what it was refused.
         killed = -done.returncode in (signal.SIGKILL, *((signal.SIGSEGV, signal.SIGABRT) if memory else ()))
         cause = DoesNotFitError if killed or any(said in done.stderr for said in _OUT_OF_MEMORY) else TrainingError
         raise cause(f"{' '.join(command)} ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
-    rows = [row for row in read_rows(folder / "metrics.jsonl") if "images_per_second" in row]
+    rows = read_epochs(folder)
     rates = [row["images_per_second"] for row in rows]
     timeline = json.loads((folder / "environment.json").read_text())["timeline"]
     moments = [timeline["command"], *(timeline[name] for name in PHASES)]

@@ -3,9 +3,8 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from jobs.benchmarks.images import with_random_images
 from jobs.benchmarks.report import Row
 from jobs.benchmarks.runs import DoesNotFitError, measure_run
 from jobs.benchmarks.timing import Figure, figure, ratio
-from jobs.schema import RunConfig
+from jobs.benchmarks.turns import RunInTurns
 
 _EPOCHS = 4
 _SHORT = ["evaluation.protocols=[knn20]", "evaluation.monitor=knn20"]  # the end of a run is not what is measured
@@ -25,7 +24,6 @@ _VALIDATION = 20  # images of a class, for the evaluation of a run
 _LONGEST = 120.0  # seconds of a run of the batch finder after which it doubles no more
 _SPARED = 0.9  # of the memory that is free, what the batch finder may fill
 _FITS = "fits"
-_ACTORS = 2  # that a run on a private cluster has beside its workers: Ray Train's controller and its barrier
 
 
 def starts_and_scale(training: step.Training, steps: int, repeats: int) -> list[Row]:
@@ -61,56 +59,76 @@ def starts_and_scale(training: step.Training, steps: int, repeats: int) -> list[
 
 def overheads(training: step.Training, steps: int, repeats: int) -> list[Row]:
     """What a run costs beside its steps: the loop around them, Ray, and what one usually switches on."""
+    return [*_loop_and_ray(training, max(1, steps // 4), 4 * repeats), *_extras(training, steps, repeats)]
+
+
+def _loop_and_ray(training: step.Training, steps: int, rounds: int) -> list[Row]:
+    iterators = training.iterators()
+
+    def epochs() -> list[float]:
+        spent = []
+        for _ in range(_EPOCHS):
+            begun = time.perf_counter()
+            training.trainer.run(iterators, steps)
+            spent.append(time.perf_counter() - begun)
+        return spent
+
+    seconds = (_EPOCHS + 1) * max(1.0, min(epochs()))  # one more, for one begins in a turn before
+    runs: dict[str, RunInTurns] = {}
+    loops: list[list[float]] = []
+    try:
+        for name, words in (("local", ["runtime=local"]), ("Ray", ["runtime=ray"])):
+            runs[name] = RunInTurns(training.config, *words, steps=steps)
+        for done in range(rounds):
+            names = ["bare", *runs]
+            for name in names[done % 3 :] + names[: done % 3]:
+                if name == "bare":
+                    loops.append(epochs())
+                else:
+                    runs[name].turn(seconds)
+    finally:
+        turns = {name: run.end() for name, run in runs.items()}
+    found = {"bare": loops, **turns}
+    whole = [each for each in zip(*found.values(), strict=False) if all(each)]
+    medians = {name: [median(each[i]) for each in whole] for i, name in enumerate(found)}
+    how = f"in {len(whole)} turns of {seconds:.0f} s, all others stopped"
+    beside = "processes but the one that trains"
+    return [
+        Row(
+            "overheads",
+            "bare loop",
+            figure(medians["bare"]).inverse(training.images * steps),
+            "images/s",
+            "trainer.run alone",
+        ),
+        Row("overheads", "local run, to the bare loop", ratio(medians["bare"], medians["local"]), "", how),
+        Row("overheads", "Ray run, to the bare loop", ratio(medians["bare"], medians["Ray"]), "", how),
+        Row("overheads", "Ray run, to a local run", ratio(medians["local"], medians["Ray"]), "", how),
+        Row("overheads", "Ray run, driver and Ray's own processes", figure(runs["Ray"].beside()), "cores", beside),
+    ]
+
+
+def _extras(training: step.Training, steps: int, repeats: int) -> list[Row]:
     probe = ["trainer.online_probe=true"] if not training.config.method.has_classifier else []
     everything = [*probe, "evaluation.every=1", "checkpoint.every=1", "tracking.tensorboard=true"]
     everything += [f"dataset.validation_per_class={_VALIDATION}"]
     everything += ["tracking=wandb", "tracking.mode=offline"]
-    kinds = {"local": ["runtime=local"], "Ray": ["runtime=ray"], "everything": ["runtime=local", *everything]}
-    images, iterators, several = training.images * steps, training.iterators(), _EPOCHS - 1
-    training.trainer.run(iterators, steps)
-    loops: list[float] = []
-    measured: dict[str, list[Any]] = {name: [] for name in (*kinds, "idle")}
+    kinds = {"local": ["runtime=local"], "everything": ["runtime=local", *everything]}
+    measured: dict[str, list[Any]] = {name: [] for name in kinds}
     for _ in range(repeats):
-        for _ in range(several):
-            begun = time.perf_counter()
-            training.trainer.run(iterators, steps)
-            loops.append(time.perf_counter() - begun)
         for name, words in kinds.items():
             measured[name].append(measure_run(training.config, *words, steps=steps, epochs=_EPOCHS))
-        with _idle_ray(training.config):
-            measured["idle"].append(measure_run(training.config, *kinds["local"], steps=steps, epochs=_EPOCHS))
     epochs = {name: [seconds for run in runs for seconds in run.epochs] for name, runs in measured.items()}
     saving, validating = (
-        np.repeat([run.beside[name] for run in measured["everything"]], several) for name in ("checkpoint", "validate")
+        np.repeat([run.beside[name] for run in measured["everything"]], _EPOCHS - 1)
+        for name in ("checkpoint", "validate")
     )
     whole = np.array(epochs["everything"]) + saving
     beside = "online probe, W&B, TensorBoard, a checkpoint an epoch"
     return [
-        Row("overheads", "bare loop", figure(loops).inverse(images), "images/s", "trainer.run alone"),
-        Row("overheads", "local run, to the bare loop", ratio(loops, epochs["local"]), "", "epochs but the first"),
-        Row("overheads", "Ray run, to the bare loop", ratio(loops, epochs["Ray"])),
-        Row("overheads", "local run beside an idle Ray, to a local run", ratio(epochs["local"], epochs["idle"])),
         Row("overheads", "a run with everything, to a local run", ratio(epochs["local"], whole), "", beside),
         Row("overheads", "evaluation, share of an epoch", figure(validating / (whole + validating)), "", "linear, kNN"),
     ]
-
-
-@contextmanager
-def _idle_ray(config: RunConfig) -> Iterator[None]:
-    """A cluster with nothing to do and as many actors as a run has: what the cores lose to Ray itself."""
-    import ray
-
-    from jobs.cluster import connected
-
-    class Idle:
-        async def answer(self) -> None:
-            """Shows that it is there."""
-
-    here = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, address="local"))
-    with connected(here):
-        actors = [ray.remote(num_cpus=0)(Idle).remote() for _ in range(_ACTORS)]
-        ray.get([actor.answer.remote() for actor in actors])
-        yield
 
 
 def largest_batch(training: step.Training, memory: int | None = None) -> list[Row]:

@@ -2,9 +2,11 @@
 
 import json
 import math
+import time
 
 import keras
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 
@@ -15,6 +17,7 @@ from jobs.benchmarks.ordinary import OrdinarySuncet
 from jobs.benchmarks.report import Row, table, write_report
 from jobs.benchmarks.timing import Figure, figure, in_turns, ratio
 from jobs.benchmarks.trace import operation_seconds
+from jobs.benchmarks.turns import RunInTurns
 from jobs.config import load
 from jobs.driver import train
 from jobs.errors import TrainingError
@@ -202,6 +205,39 @@ def test_the_step_is_faster_than_the_ordinary_one(tmp_path, cli):
     figures = json.loads((tmp_path / "benchmark" / "benchmark.json").read_text())["figures"]
     (times,) = (row["figure"] for row in figures if row["name"] == "times the ordinary")
     assert times["median"] >= (1.5 if fast else 1.1), done.stdout
+
+
+@pytest.mark.slow
+def test_runs_train_only_in_their_turns(training):
+    before = psutil.Process().children(recursive=True)
+    run = RunInTurns(training.config, "runtime=local", steps=2)
+    try:
+        (process,) = set(psutil.Process().children(recursive=True)) - set(before)
+        for _ in range(3):
+            assert process.status() == psutil.STATUS_STOPPED
+            spent = process.cpu_times().user
+            time.sleep(2.5)  # others' turns
+            assert process.cpu_times().user == spent
+            run.turn(2.0)
+            assert process.cpu_times().user > spent
+    finally:
+        turns = run.end()
+    assert len(turns) == 3 and all(turns) and all(0 < seconds < 2.0 for turn in turns for seconds in turn)
+    assert not process.is_running()
+
+
+@pytest.mark.slow
+def test_overheads(training):
+    rows = {row.name: row.figure.median for row in whole_runs.overheads(training, steps=40, repeats=1)}
+    assert rows["Ray run, to a local run"] > 0.5 and rows["Ray run, to the bare loop"] > 0.4
+    assert 0.0 < rows["Ray run, driver and Ray's own processes"] < 0.5
+    assert 0.0 < rows["evaluation, share of an epoch"] < 1.0
+    assert not [each for each in psutil.Process().children(recursive=True) if "jobs.train" in each.cmdline()]
+
+
+def test_a_run_in_turns_that_fails_says_why(training):
+    with pytest.raises(TrainingError, match="exit code 2:(.|\n)*encoder.width"):
+        RunInTurns(training.config, "runtime=local", "encoder.width=-1", steps=2)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Runs under a real Ray cluster on this machine."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -74,6 +75,9 @@ driver.train(config.load({words}), keep_cluster=True)
 print(*sorted(actor["ActorClassName"] for actor in ray._private.state.actors().values()))
 print(internal_kv._internal_kv_list("", namespace=console._NAMESPACE))
 print(not set(cluster._PRIVATE_ENVIRONMENT) & set(os.environ))
+nice = ray.remote(lambda: os.nice(0))
+of_a_worker = nice.options(runtime_env={{"env_vars": cluster._PRIVATE_WORKER_ENVIRONMENT}})
+print(os.nice(0), ray.get(of_a_worker.remote()), ray.get(nice.remote()) > os.nice(0))
 ours = console.Console()
 for number in range(3):
     ours.write(str(number))
@@ -93,10 +97,11 @@ def test_a_private_cluster_has_the_actors_that_a_run_needs_and_nothing_is_left_i
     done = subprocess.run(
         [sys.executable, "-c", PRIVATE.format(words=words)], capture_output=True, text=True, timeout=200
     )
-    assert done.stdout.splitlines()[-5:] == [
+    assert done.stdout.splitlines()[-6:] == [
         "RayTrainWorker SynchronizationActor TrainController",
         "[]",
         "True",
+        f"{os.nice(0)} {os.nice(0)} True",
         "['0', '1', '2', 2] [] first second False None",
         "True",
     ], done.stdout + done.stderr
