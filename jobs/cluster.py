@@ -141,6 +141,7 @@ def fit_workers(
     console = Console()
     listener = Listener(console, say)
     room = RoomWatch(config, cpus, gpus, say)
+    private = any(_PRIVATE in node["Labels"] for node in ray.nodes())
     job = {
         "config": to_dict(dataclasses.replace(config, storage=folder.storage.url)),
         "folder": folder.path.relative_to(folder.storage.root).as_posix(),
@@ -159,7 +160,7 @@ def fit_workers(
             listen(listener.measured())
 
     try:
-        return _fit_while_it_helps(config, folder, lambda: _trainer(config, folder, job, gpus), console, look)
+        return _fit_while_it_helps(config, folder, lambda: _trainer(config, folder, job, gpus, private), console, look)
     finally:
         try:
             listener.stop()
@@ -220,9 +221,8 @@ def _fit_while_it_helps(
             ) from error
 
 
-def _trainer(config: RunConfig, folder: RunFolder, job: dict[str, Any], gpus: int) -> Any:
+def _trainer(config: RunConfig, folder: RunFolder, job: dict[str, Any], gpus: int, private: bool) -> Any:
     workers = config.runtime.workers
-    private = any(_PRIVATE in node["Labels"] for node in ray.nodes())
     with stderr_aside():
         from ray.train.tensorflow import TensorflowTrainer  # brings TensorFlow along, so only after the checks
 

@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.2
 class RunInTurns:
     """A run whose processes, Ray's too, are stopped (SIGSTOP) whenever it is not its turn.
 
-    Others' turns last at least as long as its own: by the longer epoch between them, two turns are told apart.
+    Others' turns last longer than its epochs: by the epoch that a pause made longer, two turns are told apart.
     Whoever makes one ends it, whatever happens: only a process that goes on can be ended by a usual signal.
     """
 
@@ -36,7 +36,7 @@ class RunInTurns:
         """
         self._command, self._folder = command_for(config, words, steps, _ENDLESS)
         self._output = Path(f"{self._folder}.txt")
-        self._turns: list[float] = []
+        self._pauses: list[float] = []
         self._beside: list[float] = []
         with self._output.open("w") as output:
             self._process = psutil.Popen(self._command, stdout=output, stderr=subprocess.STDOUT)
@@ -47,6 +47,7 @@ class RunInTurns:
             self.end()
             raise
         self._send(signal.SIGSTOP)
+        self._stopped = time.perf_counter()
 
     def turn(self, seconds: float) -> None:
         """Lets it train for so long.
@@ -59,8 +60,9 @@ class RunInTurns:
         self._send(signal.SIGCONT)
         time.sleep(seconds)
         self._send(signal.SIGSTOP)
-        self._turns.append(time.perf_counter() - begun)
-        self._beside.append((self._seconds_beside() - before) / self._turns[-1])
+        self._pauses.append(begun - self._stopped)
+        self._stopped = time.perf_counter()
+        self._beside.append((self._seconds_beside() - before) / (self._stopped - begun))
 
     def beside(self) -> list[float]:
         """Of each turn, the cores taken by all of its processes but the one that trains: the driver and Ray's."""
@@ -70,7 +72,8 @@ class RunInTurns:
         """Ends it.
 
         Returns:
-            Of each turn, the seconds of the epochs that began and ended in it.
+            Of each turn, the seconds of the epochs that began and ended in it. Two turns are one where the pause
+            between them, by chance, fell between two epochs.
         """
         self._send(signal.SIGCONT)
         processes = self._processes()
@@ -80,11 +83,11 @@ class RunInTurns:
         psutil.wait_procs(processes)
         turns: list[list[float]] = [[]]
         for row in read_epochs(self._folder)[1:]:  # the first compiles
-            if row["epoch_seconds"] > min(self._turns, default=0.0):
+            if row["epoch_seconds"] > min(self._pauses, default=0.0):
                 turns.append([])  # it lasted from one turn to the next
             else:
                 turns[-1].append(row["epoch_seconds"])
-        return turns[1 : len(self._turns) + 1]
+        return turns[1 : len(self._pauses) + 1]
 
     def _printed(self) -> str:
         printed = self._output.read_text()

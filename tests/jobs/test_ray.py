@@ -56,7 +56,9 @@ def test_nothing_waits_for_a_dashboard_or_hands_out_data(tmp_path):
     from ray.train.tensorflow import TensorflowTrainer
 
     run = config.load([f"storage={tmp_path}", "name=quick"])
-    trainer = cluster._trainer(run, RunFolder(tmp_path / "quick", open_storage(str(tmp_path))), {"cpus": 1}, 0)
+    trainer = cluster._trainer(
+        run, RunFolder(tmp_path / "quick", open_storage(str(tmp_path))), {"cpus": 1}, 0, private=True
+    )
     of_ray, ours = (
         [type(callback).__name__ for callback in make(trainer)]
         for make in (TensorflowTrainer._create_default_callbacks, type(trainer)._create_default_callbacks)
@@ -92,7 +94,8 @@ print(ours.stopping())
 """
 
 
-def test_a_private_cluster_has_the_actors_that_a_run_needs_and_nothing_is_left_in_its_table(tmp_path):
+def test_a_private_cluster_has_the_actors_that_a_run_needs_and_nothing_is_left_in_its_table(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)  # tests have it for all workers
     words = [f"storage={tmp_path}", *SMALL, "debug.steps=1"]
     done = subprocess.run(
         [sys.executable, "-c", PRIVATE.format(words=words)], capture_output=True, text=True, timeout=200
