@@ -68,8 +68,8 @@ def command_for(config: RunConfig, words: Sequence[str], steps: int, epochs: int
     storage = Path(config.storage)
     name, file = f"measured-{uuid.uuid4().hex[:8]}", storage / "measured.yaml"
     write_text(file, to_yaml(config))
-    given = [f"name={name}", f"trainer.epochs={epochs}", f"trainer.steps_per_epoch={steps}"]
-    given += [f"{each}.every={epochs + 100}" for each in ("evaluation", "checkpoint")] + ["tracking=none", *words]
+    given = [f"name={name}", f"trainer.epochs={epochs}", f"trainer.steps_per_epoch={steps}", "tracking=none"]
+    given += [f"evaluation.every={epochs + 1}", f"checkpoint.every={epochs + 1}", *words]
     return [sys.executable, "-m", "jobs.train", "--config", str(file), *given], storage / name
 
 

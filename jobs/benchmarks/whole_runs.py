@@ -81,7 +81,7 @@ def _loop_and_ray(training: step.Training, steps: int, rounds: int) -> list[Row]
             runs[name] = RunInTurns(training.config, *words, steps=steps)
         for done in range(rounds):
             names = ["bare", *runs]
-            for name in names[done % 3 :] + names[: done % 3]:
+            for name in names[done % len(names) :] + names[: done % len(names)]:
                 if name == "bare":
                     loops.append(epochs())
                 else:
